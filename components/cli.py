@@ -1,0 +1,40 @@
+"""The steps as commands: ``python -m components.cli train --run_dir runs/1 --num_processes 2``."""
+
+import argparse
+import inspect
+import json
+from collections.abc import Sequence
+
+from components import steps
+from tzrec_core import command_line
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Calls the step that the first argument names and prints its result as JSON."""
+    chooser = command_line.parser(__doc__)
+    chooser.add_argument("step", choices=steps.STEPS)
+    chooser.add_argument("flags", nargs=argparse.REMAINDER, help="see <step> --help")
+    chosen = chooser.parse_args(argv)
+    step = steps.load(chosen.step)
+    arguments = flags(step).parse_args(chosen.flags)
+    print(json.dumps(step(**vars(arguments)), indent=1))
+
+
+def flags(step: steps.Step) -> argparse.ArgumentParser:
+    """Returns a parser with one flag for each parameter of a step's function."""
+    parser = command_line.parser(inspect.getdoc(step))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.prog = f"python -m components.cli {step.__name__}"
+    for name, parameter in inspect.signature(step).parameters.items():
+        if parameter.default is parameter.empty:
+            parser.add_argument(f"--{name}", type=parameter.annotation, required=True)
+        else:
+            parser.add_argument(
+                f"--{name}", type=parameter.annotation, default=parameter.default,
+                help=f"default: {parameter.default!r}",
+            )  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    steps.run(main)

@@ -1,0 +1,96 @@
+"""Evaluates the checkpoints of a run."""
+
+import math
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import pyarrow.dataset as ds
+
+from components import experiments, prepared
+from components.choice import choose
+from components.evaluate.roc import roc_points
+from components.run_dir import RunDir
+from tzrec_core import eval_result
+from tzrec_core.evaluator import evaluate_checkpoint
+from tzrec_core.predictor import predict_checkpoint
+from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.tasks import build_task
+
+_MAX_ROC_POINTS = 200  # each is stored as properties of the artifact
+
+
+class Outputs(TypedDict):
+    evaluation: dict[str, Any]
+    metrics: dict[str, float]
+    roc: dict[str, Any]
+
+
+def evaluate(*, run_dir: str) -> Outputs:
+    """Evaluates every checkpoint that has no result in ``evaluation/eval_result.txt`` yet.
+
+    KFP's page gets the metrics and the ROC curve of the checkpoint that would be exported.
+
+    Args:
+        run_dir: A folder that train has filled.
+
+    Raises:
+        ValueError: There is no checkpoint, or one is unusable.
+    """
+    place = RunDir(run_dir)
+    config = prepared.load(place)
+    steps = place.checkpoint_steps()
+    if not steps:
+        raise ValueError(f"{place.checkpoints} has no checkpoint; run train on this run_dir first")
+    with experiments.track("evaluate", place, place.read_info(), config) as run:
+        done = {result.step for result in eval_result.read(place.eval_result)}
+        for step in steps:
+            if step not in done:
+                evaluate_checkpoint(
+                    config, checkpoint_path=place.checkpoint(step), result_path=place.eval_result
+                )
+        results = [r for r in eval_result.read(place.eval_result) if r.step in steps]
+        best, _ = choose(config, results, steps)
+        roc = _roc(config, place, best.step)
+        run.rename(experiments.run_name("evaluate", f"{len(steps)} checkpoints"))
+        for result in results:
+            run.log_metrics(result.metrics, prefix="eval", step=result.step)
+        run.log_artifact(place.eval_result, "eval")
+    finite = {name: value for name, value in best.metrics.items() if math.isfinite(value)}
+    return {
+        "evaluation": {"path": str(place.eval_result), "checkpoints": len(results)},
+        "metrics": {**finite, "global_step": best.step},
+        "roc": {"confidenceMetrics": roc} if roc else {},
+    }
+
+
+def _roc(config: EasyRecConfig, place: RunDir, step: int) -> list[dict[str, float]]:
+    """Returns the ROC curve of a checkpoint; none if the task has no probability of a click."""
+    task = build_task(config)
+    if not task.is_classifier or task.num_class > 2:
+        return []
+    output = "probs" if task.num_class == 1 else "probs1"
+    folder = place.evaluation / "predictions" / f"step-{step}"
+    if not folder.exists():
+        _predict(config, place.checkpoint(step), folder, label=task.label, output=output)
+    scored = ds.dataset(folder).to_table(columns=[task.label, output])
+    return roc_points(
+        np.asarray(scored[output]), np.asarray(scored[task.label]), max_points=_MAX_ROC_POINTS
+    )
+
+
+def _predict(
+    config: EasyRecConfig, checkpoint: Path, folder: Path, *, label: str, output: str
+) -> None:
+    """Writes the scores of the evaluation rows aside, then renames the folder."""
+    aside = folder.with_name(f".{folder.name}.incomplete")
+    predict_checkpoint(
+        config,
+        checkpoint_path=checkpoint,
+        input_path=config.eval_input_path,
+        output_path=aside,
+        reserved_columns=[label],
+        output_columns=[output],
+        num_steps=config.eval_config.num_steps or None,
+    )
+    aside.rename(folder)

@@ -1,0 +1,66 @@
+"""How runs are named in MLflow, and which of a config's values stand in their tables."""
+
+from contextlib import AbstractContextManager
+
+from components.run_dir import RunDir, RunInfo
+from tzrec_core import mlflow_run
+from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+
+
+def track(
+    stage: str, run_dir: RunDir, info: RunInfo, config: EasyRecConfig, *, last: bool = False
+) -> AbstractContextManager[mlflow_run.Run]:
+    """Opens the step's run in MLflow, nested in the run of the pipeline.
+
+    The pipeline's run ends with the ``last`` step.
+    """
+    return mlflow_run.track(
+        stage,
+        experiment=info.experiment,
+        name=run_name(stage, model_kind(config)),
+        identity={mlflow_run.PIPELINE_RUN_TAG: info.pipeline_run_id},
+        parent_name=run_name(model_kind(config), budget(config), run_dir.path.name),
+        last=last,
+    )
+
+
+def run_name(*facts: str) -> str:
+    """Returns a name that tells runs apart at a glance.
+
+    >>> run_name("train", "deepfm", "1000 steps")
+    'train · deepfm · 1000 steps'
+    """
+    return " · ".join(facts)
+
+
+def model_kind(config: EasyRecConfig) -> str:
+    """Returns the name of the model: deepfm, dlrm, ..."""
+    return config.model_config.WhichOneof("model") or "no model"
+
+
+def budget(config: EasyRecConfig) -> str:
+    """Returns how long training lasts: 1000 steps, 2 epochs."""
+    train_config = config.train_config
+    if train_config.HasField("num_steps"):
+        return f"{train_config.num_steps} steps"
+    return f"{train_config.num_epochs} epochs"
+
+
+def headline_params(config: EasyRecConfig) -> dict[str, object]:
+    """Returns the few values by which runs are compared; the whole config is an artifact."""
+    train_config = config.train_config
+    params: dict[str, object] = {
+        "model": model_kind(config),
+        "budget": budget(config),
+        "batch_size": config.data_config.batch_size,
+        "num_features": len(config.feature_configs),
+    }
+    for name, optimizer in (
+        ("sparse", train_config.sparse_optimizer),
+        ("dense", train_config.dense_optimizer),
+    ):
+        kind = optimizer.WhichOneof("optimizer")
+        if kind is not None:
+            params[f"{name}_optimizer"] = kind.removesuffix("_optimizer")
+            params[f"{name}_lr"] = getattr(optimizer, kind).lr
+    return params

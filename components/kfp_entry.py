@@ -1,0 +1,86 @@
+"""Runs a step inside its container: KFP's executor input in, executor output out.
+
+``python3 -m components.kfp_entry <step> kfp.dsl.executor_main '<executor input as JSON>'``. Only the
+standard library is needed here, so that an image with this entry point needs no kfp.
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components import steps
+
+_MOUNTS = {"gs://": "/gcs/", "minio://": "/minio/", "s3://": "/s3/"}
+"""Where KFP's launcher mounts object stores."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Calls the step and writes its outputs where the executor input says."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if len(arguments) != 3:
+        raise ValueError(
+            "kfp_entry takes a step, a marker and the executor input; "
+            f"got {len(arguments)} arguments"
+        )
+    name, _, executor_input = arguments
+    step = steps.load(name)
+    message = json.loads(executor_input)
+    parameters = message.get("inputs", {}).get("parameterValues", {})
+    # Input artifacts order the steps and show on KFP's page; what they stand for is in run_dir.
+    result = step(**_typed(step, parameters))
+    write_outputs(message["outputs"], result)
+
+
+def write_outputs(outputs: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Writes a step's result as KFP expects it.
+
+    An artifact's metadata also goes into the artifact's file: KFP shows and stores that file.
+
+    Args:
+        outputs: the ``outputs`` of the executor input.
+        result: the value of each output parameter and the metadata of each output artifact.
+    """
+    parameters = outputs.get("parameters", {})
+    artifacts = outputs.get("artifacts", {})
+    expected, got = {*parameters, *artifacts}, set(result)
+    assert expected == got, f"outputs {expected} of the component, {got} of the step"
+    for name, place in parameters.items():
+        value = result[name]
+        text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+        _write(place["outputFile"], text)
+    written = {}
+    for name, places in artifacts.items():
+        artifact = {**places["artifacts"][0], "metadata": dict(result[name])}
+        _write(_path(artifact), json.dumps(artifact["metadata"], allow_nan=False, indent=1))
+        written[name] = {"artifacts": [artifact]}
+    values = {name: result[name] for name in parameters}
+    message = {"parameterValues": values, "artifacts": written}
+    _write(outputs["outputFile"], json.dumps(message, allow_nan=False))
+
+
+def _typed(step: steps.Step, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values as the step's types; JSON from KFP may have 2.0 for the integer 2."""
+    types = {name: p.annotation for name, p in inspect.signature(step).parameters.items()}
+    return {name: types[name](value) for name, value in values.items()}
+
+
+def _path(artifact: Mapping[str, Any]) -> str:
+    if artifact.get("customPath"):
+        return str(artifact["customPath"])
+    uri = str(artifact["uri"])
+    for scheme, mount in _MOUNTS.items():
+        if uri.startswith(scheme):
+            return mount + uri.removeprefix(scheme)
+    return uri
+
+
+def _write(path: str, text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+
+
+if __name__ == "__main__":
+    steps.run(main)

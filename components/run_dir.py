@@ -1,0 +1,106 @@
+"""The folder that the steps of one pipeline run share: where things are in it.
+
+Everything large goes from step to step through it; what KFP passes on is small.
+"""
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What prepare_data writes down for the steps after it.
+
+    Attributes:
+        pipeline_run_id: of the pipeline run; all its steps log under one parent run in MLflow.
+        experiment: the MLflow experiment of that parent run.
+        data: folder of the prepared data, relative to the run directory; empty until it is ready.
+        mlflow_page: of the parent run, behind the address of MLflow's server; may be empty.
+    """
+
+    pipeline_run_id: str
+    experiment: str
+    data: str
+    mlflow_page: str = ""
+
+
+class RunDir:
+    """Paths in a run directory."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Takes a path that may not exist yet.
+
+        Raises:
+            ValueError: the path is empty.
+        """
+        if not os.fspath(path):
+            raise ValueError("run_dir is empty; it must name a folder that all steps can reach")
+        self.path = Path(path).absolute()
+        self.config = self.path / "pipeline.config"
+        self.data = self.path / "data"
+        self.checkpoints = self.path / "checkpoints"
+        self.train_eval_result = self.checkpoints / "train_eval_result.txt"
+        self.evaluation = self.path / "evaluation"
+        self.eval_result = self.evaluation / "eval_result.txt"
+        self.best = self.evaluation / "best.json"
+        self.export = self.path / "export"
+        self._info = self.path / "run.json"
+
+    def read_info(self) -> RunInfo:
+        """Returns what prepare_data wrote.
+
+        Raises:
+            ValueError: prepare_data has not begun in this run directory.
+        """
+        if not self._info.exists():
+            raise ValueError(f"{self._info} does not exist; run prepare_data on this run_dir first")
+        return RunInfo(**json.loads(self._info.read_text()))
+
+    def write_info(self, info: RunInfo) -> None:
+        """Writes the information aside, then renames it."""
+        write_json(self._info, asdict(info))
+
+    def pipeline_run_id(self) -> str:
+        """Returns the id of the run that this directory has, or a new one."""
+        return self.read_info().pipeline_run_id if self._info.exists() else new_run_id()
+
+    def prepared_data(self) -> Path:
+        """Returns the folder with the folders ``train`` and ``eval``.
+
+        Raises:
+            ValueError: prepare_data has not finished in this run directory.
+        """
+        data = self.read_info().data
+        if not data:
+            raise ValueError(f"{self.path} has no prepared data; run prepare_data on it again")
+        return self.path / data
+
+    def checkpoint_steps(self) -> list[int]:
+        """Returns the steps of the checkpoints, ascending.
+
+        The names are those of ``tzrec_core.checkpoint``, which takes seconds to import.
+        """
+        prefix = "model.ckpt-"
+        found = self.checkpoints.glob(f"{prefix}[0-9]*")
+        return sorted(int(path.name.removeprefix(prefix)) for path in found)
+
+    def checkpoint(self, step: int) -> Path:
+        """Returns the folder of a checkpoint."""
+        return self.checkpoints / f"model.ckpt-{step}"
+
+
+def new_run_id() -> str:
+    """Returns an id that sorts by time."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes a JSON file aside, then renames it, so that no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    aside.replace(path)

@@ -1,0 +1,65 @@
+"""The steps of the pipeline by name, and how a process that runs one starts and ends."""
+
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+from tzrec_core import command_line
+
+STEPS = ("prepare_data", "train", "evaluate", "select_best", "export")
+
+Step = Callable[..., Mapping[str, Any]]
+"""Takes plain values by keyword; returns what it has to say for each output of its component.
+
+That is the value of an output parameter, and the metadata of an output artifact.
+"""
+
+
+class StepFailedError(Exception):
+    """A step could not do its work; the message says why in one line."""
+
+
+def load(step: str) -> Step:
+    """Returns the function of a step; only that step's imports are paid for."""
+    match step:
+        case "prepare_data":
+            from components.prepare_data.step import prepare_data
+
+            return prepare_data
+        case "train":
+            from components.train.step import train
+
+            return train
+        case "evaluate":
+            from components.evaluate.step import evaluate
+
+            return evaluate
+        case "select_best":
+            from components.select_best.step import select_best
+
+            return select_best
+        case "export":
+            from components.export.step import export
+
+            return export
+    raise ValueError(f"step must be one of {', '.join(STEPS)}, got {step!r}")
+
+
+def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
+    """Runs ``main`` and ends the process: as other commands do, 1 for a step that failed, 143 for one
+    that was told to stop.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        command_line.run(main, argv)
+    except StepFailedError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _stop(signum: int, _: FrameType | None) -> None:
+    """Unwinds the stack, so that a child process is stopped and the MLflow run is ended."""
+    sys.exit(128 + signum)

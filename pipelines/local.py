@@ -1,0 +1,177 @@
+"""Runs a compiled pipeline on this machine with kfp.local, and repairs what kfp.local gets wrong.
+
+Of kfp 2.17.0, each with a test that fails without the repair:
+
+* the subprocess runner writes its Python's path wherever ``python3`` occurs, in user's values too;
+* a step that fails is reported by name only, without its error;
+* a step's output is indented, which breaks what reads its lines; Ctrl-C leaves the step running;
+* a run gets a random id, so one that is started again over its run_dir would be another to MLflow;
+* an output with a long metadata, such as a curve, fills the screen.
+
+kfp.local also deletes the workspace folder one passes it: none is ever passed.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from kfp import components, dsl, local
+from kfp.local import logging_utils, subprocess_task_handler
+
+from components import child
+from components.run_dir import RunDir, new_run_id
+from components.steps import StepFailedError
+
+_BOOLEANS = {"true": True, "false": False}
+
+
+def run(yaml_path: Path, values: Mapping[str, str], *, env: Mapping[str, str]) -> RunDir:
+    """Runs a compiled pipeline and returns its run directory.
+
+    Args:
+        yaml_path: What ``python -m pipelines compile`` wrote.
+        values: The pipeline's parameters as text. Without a ``run_dir`` the run gets one of its
+            own in ``runs``.
+        env: Added to the environment of every step.
+
+    Raises:
+        ValueError: No such pipeline, or a parameter is unknown, missing or of the wrong type.
+        StepFailedError: A step failed; the message is the step's own error.
+    """
+    text, inputs = _read(yaml_path)
+    if values.get("run_dir"):
+        run_dir = RunDir(values["run_dir"])
+        run_id = run_dir.pipeline_run_id()
+    else:
+        run_id = new_run_id()
+        run_dir = RunDir(Path("runs") / run_id)
+    arguments = typed_arguments({**values, "run_dir": str(run_dir.path)}, inputs)
+    text = text.replace(dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_id)
+    pipeline = components.load_component_from_text(text)
+    failures: list[child.Ended] = []
+    with repaired_kfp_local(env, failures):
+        local.init(
+            runner=local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(run_dir.path / "kfp"),
+        )
+        try:
+            pipeline(**arguments)
+        except RuntimeError as error:
+            if not failures:
+                raise
+            raise StepFailedError(child.error_of(failures[-1].lines)) from error
+    return run_dir
+
+
+def typed_arguments(
+    values: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Returns parameters of a pipeline in the types that its inputs have.
+
+    Raises:
+        ValueError: A parameter is unknown, missing or of the wrong type.
+    """
+    unknown = sorted(values.keys() - inputs.keys())
+    if unknown:
+        raise ValueError(
+            f"the pipeline has no parameter {unknown[0]!r}; it has {', '.join(sorted(inputs))}"
+        )
+    missing = [
+        name
+        for name, spec in inputs.items()
+        if name not in values and not spec.get("isOptional") and "defaultValue" not in spec
+    ]
+    if missing:
+        raise ValueError(f"the pipeline needs {', '.join(f'{name}=...' for name in missing)}")
+    return {name: _typed(name, value, inputs[name]) for name, value in values.items()}
+
+
+@contextmanager
+def repaired_kfp_local(env: Mapping[str, str], failures: list[child.Ended]) -> Iterator[None]:
+    """Replaces functions of kfp.local while a pipeline runs.
+
+    Args:
+        env: Added to the environment of every step.
+        failures: Gets the end of each step that fails.
+    """
+
+    def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
+        ended = child.run(full_command, env={**env, **(env_vars or {})})
+        if ended.code != 0:
+            failures.append(ended)
+        return ended.code
+
+    @contextmanager
+    def not_indented(num_spaces: int = 0) -> Iterator[None]:
+        yield
+
+    def artifact_line(artifact: dsl.Artifact) -> list[str]:
+        return [f"{type(artifact).__name__} {artifact.uri}"]
+
+    def text_without_color(text: str, color: str) -> str:
+        return text
+
+    with ExitStack() as stack:
+        for module, name, replacement in (
+            (subprocess_task_handler, "replace_python_executable", with_this_python),
+            (subprocess_task_handler, "run_local_subprocess", run_step),
+            (logging_utils, "indented_print", not_indented),
+            (logging_utils, "make_log_lines_for_artifact", artifact_line),
+        ):
+            stack.enter_context(_replaced(module, name, replacement))
+        if not sys.stdout.isatty():
+            stack.enter_context(_replaced(logging_utils, "color_text", text_without_color))
+        # It asks whether the image has a Python, which no image is started to answer.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", category=RuntimeWarning, message="You may be attemp")
+        yield
+
+
+def with_this_python(full_command: Sequence[str], new_executable: str) -> list[str]:
+    """Returns the command with ``new_executable`` for the program, if that is Python."""
+    program, *arguments = full_command
+    return [new_executable if program in ("python", "python3") else program, *arguments]
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, replacement: object) -> Iterator[None]:
+    original = getattr(module, name)  # a kfp without it must not pass for repaired
+    setattr(module, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+def _read(yaml_path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Returns a compiled pipeline's text and its inputs."""
+    try:
+        text = yaml_path.read_text()
+        spec = next(iter(yaml.safe_load_all(text)))
+        inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    except (OSError, yaml.YAMLError, StopIteration, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{yaml_path} is not a compiled pipeline; `python -m pipelines compile` writes one"
+        ) from error
+    return text, inputs
+
+
+def _typed(name: str, value: str, spec: Mapping[str, Any]) -> Any:
+    kind = spec["parameterType"]
+    try:
+        match kind:
+            case "NUMBER_INTEGER":
+                return int(value)
+            case "NUMBER_DOUBLE":
+                return float(value)
+            case "BOOLEAN":
+                return _BOOLEANS[value.lower()]
+            case _:
+                return value
+    except (ValueError, KeyError):
+        raise ValueError(f"parameter {name} must be of type {kind}, got {value!r}") from None

@@ -1,0 +1,214 @@
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tzrec_core import tracking
+from tzrec_core.mlflow_run import PARENT_TAG
+from tzrec_core.tracking import ConsoleLogger, MLflowLogger, TensorBoardLogger, progress_line
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A sqlite store that the tests share, because making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def client(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return MlflowClient()
+
+
+def new_run(client, experiment):
+    """Returns the ids of a nested run and its parent."""
+    experiment_id = client.create_experiment(experiment)
+    parent = client.create_run(experiment_id).info.run_id
+    return client.create_run(experiment_id, tags={PARENT_TAG: parent}).info.run_id, parent
+
+
+def points(client, run_id, name):
+    return [(m.step, m.value) for m in client.get_metric_history(run_id, name)]
+
+
+def test_curves_reach_the_run_and_its_parent(client):
+    run_ids = new_run(client, "curves")
+    logger = MLflowLogger(run_ids[0], prefix="train")
+    steps = range(1, 1502)  # more than one request takes
+    for step in steps:
+        logger.log({"loss/total": 1 / step, "metric/auc": 0.5, "lr/g0": 0.1}, step)
+    logger.close()
+
+    for run_id in run_ids:
+        assert points(client, run_id, "train/loss_total") == [(s, 1 / s) for s in steps]
+        assert len(points(client, run_id, "train/auc")) == len(steps)
+        assert points(client, run_id, "train/lr_g0")[-1] == (1501, 0.1)
+
+
+def test_values_arrive_while_the_job_runs(client):
+    run_id, _ = new_run(client, "while running")
+    logger = MLflowLogger(run_id, prefix="train")
+    logger.log({"loss/total": 0.5}, 1)
+    deadline = time.monotonic() + 60
+    while not points(client, run_id, "train/loss_total"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    logger.close()
+
+
+def test_steps_that_a_restarted_job_repeats_are_stored_once(client):
+    run_ids = new_run(client, "restart")
+    for first, last in ((1, 20), (11, 30)):  # killed at 20, restarted from a checkpoint at 10
+        logger = MLflowLogger(run_ids[0], prefix="train")
+        for step in range(first, last + 1):
+            logger.log({"loss/total": float(step)}, step)
+        logger.close()
+
+    for run_id in run_ids:
+        assert points(client, run_id, "train/loss_total") == [(s, s) for s in range(1, 31)]
+
+
+def test_values_that_are_not_finite_are_left_out_with_one_warning(client, caplog):
+    run_id, _ = new_run(client, "not finite")
+    logger = MLflowLogger(run_id, prefix="train")
+    with caplog.at_level(logging.WARNING):
+        for step, value in enumerate((1.0, math.nan, math.inf, -math.inf, 2.0)):
+            logger.log({"loss/total": value}, step)
+    logger.close()
+
+    assert points(client, run_id, "train/loss_total") == [(0, 1.0), (4, 2.0)]
+    assert [r.getMessage() for r in caplog.records if "finite" in r.getMessage()] == [
+        "loss/total is nan at step 1; MLflow gets finite values only"
+    ]
+
+
+def test_a_dead_server_neither_slows_logging_nor_keeps_the_job_from_ending(monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nothing listens there
+    with caplog.at_level(logging.WARNING):
+        logger = MLflowLogger("0" * 32, prefix="train")
+        slowest = 0.0
+        for step in range(300):
+            started = time.perf_counter()
+            logger.log({f"metric/{i}": 0.5 for i in range(10)}, step)
+            slowest = max(slowest, time.perf_counter() - started)
+            time.sleep(0.01)
+        started = time.monotonic()
+        logger.close()
+
+    assert slowest < 0.5  # a request would take longer; another process on this machine may not
+    assert time.monotonic() - started < 15
+    assert [r.getMessage() for r in caplog.records if r.name == tracking.log.name] == [
+        "3000 values did not reach MLflow"
+    ]
+    assert sum("could not be used" in r.getMessage() for r in caplog.records) == 1
+
+
+@contextmanager
+def server(folder, port):
+    """Runs a real MLflow server until the block ends."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
+    ]  # fmt: skip
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not healthy(port):
+            assert process.poll() is None, (folder / "server.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def healthy(port):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def test_values_logged_while_a_server_is_away_reach_it_when_it_is_back(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    client = MlflowClient()
+    with server(tmp_path, port):
+        run_ids = new_run(client, "away")
+        logger = MLflowLogger(run_ids[0], prefix="train")
+        logger.log({"loss/total": 1.0}, 1)
+        while not points(client, run_ids[1], "train/loss_total"):
+            time.sleep(0.1)
+    logger.log({"loss/total": 2.0}, 2)
+    time.sleep(3)  # at least one attempt fails
+    with server(tmp_path, port):
+        logger.log({"loss/total": 3.0}, 3)
+        logger.close()
+
+        for run_id in run_ids:
+            assert points(client, run_id, "train/loss_total") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_tensorboard_gets_every_value_and_hides_steps_of_an_interrupted_job(tmp_path):
+    for first, last in ((1, 4), (3, 5)):
+        logger = TensorBoardLogger(tmp_path, first_step=first)
+        for step in range(first, last + 1):
+            logger.log({"loss/total": step / first}, step)
+        logger.close()
+
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+
+    scalars = [(event.step, event.value) for event in events.Scalars("loss/total")]
+    assert scalars == [(1, 1.0), (2, 2.0), (3, 1.0), (4, pytest.approx(4 / 3)), (5, pytest.approx(5 / 3))]
+
+
+def test_the_progress_line_has_the_form_that_users_parse():
+    line = progress_line(
+        {
+            "epoch": 0.0, "samples_per_second": 30123.4, "lr/g0": 1e-6, "lr/g1": 0.001,
+            "loss/binary_cross_entropy": 0.584541, "loss/total": 0.584541, "metric/auc": 0.49411,
+        },
+        title="Training", step=10, last_step=70, rate=2.0,
+    )  # fmt: skip
+
+    assert line == (
+        "Training Epoch 0: 10it [2.00it/s] 30123 samples/s lr_g0:1e-06 lr_g1:0.001"
+        " binary_cross_entropy:0.58454 total_loss: 0.58454 auc:0.49411 ETA 0:00:30"
+    )
+
+
+def test_the_speed_is_that_since_the_line_before(caplog, monkeypatch):
+    clock = iter([100.0, 110.0, 112.0])
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: next(clock))
+    logger = ConsoleLogger(title="Training", first_step=101, last_step=None)
+    with caplog.at_level(logging.INFO):
+        logger.log({}, 120)
+        logger.log({}, 130)
+
+    assert [r.getMessage() for r in caplog.records] == [
+        "Training: 120it [2.00it/s]",
+        "Training: 130it [5.00it/s]",
+    ]

@@ -1,0 +1,251 @@
+"""Batches of an input in an order that one can resume from, whatever the number of ranks."""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from tzrec_core.batch import Batch
+from tzrec_core.data.collate import collate
+from tzrec_core.data.read_ahead import read_ahead
+from tzrec_core.data.reader import Part, Reader, expected_rows, naming
+from tzrec_core.features.schema import BatchSchema
+from tzrec_core.features.transforms import encode
+
+ALL_ROWS: Final = 2**62
+"""The position of a finished window of which only reading tells the number of rows."""
+
+# However large the shuffle buffer, so many windows are there to be dealt, so that small data
+# reaches every rank in about equal shares.
+_MIN_WINDOWS = 32
+
+
+@dataclass(frozen=True)
+class Window:
+    """Parts that are shuffled together; the unit that is dealt over the ranks.
+
+    Attributes:
+        index: place in the epoch's order; the key of ``Batch.position``.
+        parts: read one after the other.
+        num_rows: None if unknown.
+    """
+
+    index: int
+    parts: tuple[Part, ...]
+    num_rows: int | None
+
+
+class _Rows(NamedTuple):
+    window: Window
+    start: int
+    """Rows of the window that come before ``table``."""
+    table: pa.Table
+
+
+class Dataset:
+    """The rows of an input as batches, dealt over ranks.
+
+    The order is a function of ``seed`` and the epoch alone: parts (row groups) are permuted if
+    ``shuffle``, grouped into windows, and rows permuted within their window. Window ``w`` belongs
+    to rank ``w % world_size``. Batches run across the borders of windows, so all but a rank's last
+    are full. Without ``shuffle`` a window is one part, in the input's order.
+
+    Args:
+        reader: the input.
+        schema: what batches contain.
+        batch_size: rows of a batch on this rank.
+        shuffle: permute parts and rows, differently each epoch.
+        shuffle_buffer_size: a window has up to so many batches of rows (and at least one part); in
+            small inputs less, so that there are enough windows for all ranks.
+        drop_remainder: leave out the last batch of an epoch if it is not full.
+        num_workers: threads that read, encode and shuffle windows ahead; one more makes the
+            batches. 0: everything in the caller's thread. About ``num_workers + 2`` windows are
+            in memory.
+        seed: of the order; not negative.
+        rank: this process, ``0 <= rank < world_size``.
+        world_size: number of processes that share the input.
+        pin_memory: put batches into page-locked memory; needs a GPU.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        schema: BatchSchema,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        shuffle_buffer_size: int,
+        drop_remainder: bool,
+        num_workers: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        pin_memory: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self._reader = reader
+        self._schema = schema
+        self._columns = schema.raw_columns(reader.schema.names)
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        self._drop_remainder = drop_remainder
+        self._num_workers = num_workers
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._pin_memory = pin_memory
+        self._window_rows = min(
+            shuffle_buffer_size * batch_size, math.ceil(expected_rows(reader) / _MIN_WINDOWS)
+        )
+        # A column of the wrong type is found here, before anything is read.
+        encode(reader.schema.empty_table().select(self._columns), schema)
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows of the whole input, all ranks together; None if unknown."""
+        return self._reader.num_rows
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches of this rank in epoch 0; None if unknown.
+
+        Another epoch may have a few more or less, because windows differ in size and are dealt
+        anew.
+        """
+        counts = [window.num_rows for window in self._dealt(0)]
+        rows = sum(count for count in counts if count is not None)
+        if None in counts:
+            return None
+        return rows // self._batch_size if self._drop_remainder else -(-rows // self._batch_size)
+
+    @property
+    def signature(self) -> str:
+        """Digest of all that the order depends on: a position is only good for the same one."""
+        parts = [(part.start, part.stop, part.expected_rows) for part in self._reader.parts]
+        order = (self._seed, self._shuffle, self._window_rows, parts)
+        return hashlib.sha256(repr(order).encode()).hexdigest()[:16]
+
+    def batches(self, epoch: int, consumed: Mapping[int, int] | None = None) -> Iterator[Batch]:
+        """Yields this rank's batches of an epoch.
+
+        ``Batch.position`` holds the windows that the batch has rows of and how many rows of each
+        are consumed with it (``ALL_ROWS`` once a window of unknown length is finished). The union
+        over the batches of an epoch, later ones first, and over the ranks is where to go on.
+
+        Args:
+            epoch: counts from 0.
+            consumed: such a union, the same on all ranks, of a run with the same ``signature``;
+                the number of ranks may have been another. Finished windows are not read again.
+
+        Raises:
+            ValueError: a file is damaged or holds a bad value (names the file), or ``consumed``
+                is not a position in this input.
+        """
+        batches = self._batches(epoch, consumed or {})
+        if self._num_workers == 0:
+            return batches
+        # Making batches is a sequence, hence a single thread.
+        ahead = read_ahead(lambda _: next(batches, None), itertools.repeat(None), num_threads=1)
+        return _until_none(ahead)
+
+    def windows(self, epoch: int) -> list[Window]:
+        """Returns all windows of an epoch in their order."""
+        parts: Iterable[Part] = self._reader.parts
+        if self._shuffle:
+            order = self._generator(epoch).permutation(len(self._reader.parts))
+            parts = [self._reader.parts[i] for i in order]
+        limit = self._window_rows if self._shuffle else 0
+        groups: list[list[Part]] = []
+        rows = 0
+        for part in parts:
+            rows += part.expected_rows
+            if not groups or rows > limit:
+                groups.append([])
+                rows = part.expected_rows
+            groups[-1].append(part)
+        return [_window(index, group) for index, group in enumerate(groups)]
+
+    def _dealt(self, epoch: int) -> list[Window]:
+        return self.windows(epoch)[self._rank :: self._world_size]
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, *key])
+
+    def _batches(self, epoch: int, consumed: Mapping[int, int]) -> Iterator[Batch]:
+        windows = self.windows(epoch)
+        for index, rows in consumed.items():
+            known = windows[index].num_rows if 0 <= index < len(windows) else 0
+            if known is not None and rows > known:
+                raise ValueError(
+                    f"cannot resume: the input is not the one of the checkpoint (row {rows} of "
+                    f"window {index}, which has {known} rows)"
+                )
+
+        def load(window: Window) -> _Rows:
+            return self._load(epoch, window, consumed.get(window.index, 0))
+
+        todo = [
+            window
+            for window in windows[self._rank :: self._world_size]
+            if consumed.get(window.index, 0) < (window.num_rows or ALL_ROWS)
+        ]
+        loaded = read_ahead(load, todo, num_threads=self._num_workers)
+        for table, position in _cut(loaded, self._batch_size):
+            if table.num_rows == self._batch_size or not self._drop_remainder:
+                batch = collate(table, self._schema, position)
+                yield batch.pin_memory() if self._pin_memory else batch
+
+    def _load(self, epoch: int, window: Window, skip: int) -> _Rows:
+        tables = []
+        for part in window.parts:
+            raw = self._reader.read(part, self._columns)
+            with naming(part.path):
+                tables.append(encode(raw, self._schema).table)
+        table = pa.concat_tables(tables).combine_chunks()
+        if self._shuffle:
+            order = self._generator(epoch, window.index).permutation(table.num_rows)
+            table = table.take(pa.array(order))
+        return _Rows(window, skip, table.slice(skip))
+
+
+def _window(index: int, parts: list[Part]) -> Window:
+    counts = [part.num_rows for part in parts]
+    known = [count for count in counts if count is not None]
+    return Window(index, tuple(parts), sum(known) if len(known) == len(counts) else None)
+
+
+def _cut(loaded: Iterable[_Rows], batch_size: int) -> Iterator[tuple[pa.Table, dict[int, int]]]:
+    """Cuts consecutive tables into batches; the last one may be shorter."""
+    pieces: list[pa.Table] = []
+    position: dict[int, int] = {}
+    missing = batch_size
+    for window, start, table in loaded:
+        taken = 0
+        while True:
+            piece = table.slice(taken, missing)
+            pieces.append(piece)
+            taken += piece.num_rows
+            missing -= piece.num_rows
+            finished = taken == table.num_rows
+            unknown = window.num_rows is None
+            position[window.index] = ALL_ROWS if finished and unknown else start + taken
+            if missing == 0:
+                yield pa.concat_tables(pieces), position
+                pieces, position, missing = [], {}, batch_size
+            if finished:
+                break
+    if missing < batch_size:
+        yield pa.concat_tables(pieces), position
+
+
+def _until_none(batches: Iterator[Batch | None]) -> Iterator[Batch]:
+    for batch in batches:
+        if batch is None:
+            return
+        yield batch

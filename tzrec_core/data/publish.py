@@ -1,0 +1,48 @@
+"""Makes a folder appear complete or not at all."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_PREFIX = ".tmp-"
+
+
+@contextlib.contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder to write into, which becomes ``folder`` when the block ends.
+
+    If the block raises, what it wrote is removed. What a killed process left is removed by the
+    next call beside it; a locked file tells living writers from dead ones. If ``folder`` is there
+    when the block ends, another process was faster: its result stays, ours is removed.
+    """
+    parent = folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(parent)
+    descriptor, lock = tempfile.mkstemp(prefix=_PREFIX, suffix=".lock", dir=parent)
+    aside = Path(lock).with_suffix("")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        aside.mkdir()
+        yield aside
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        Path(lock).unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for lock in parent.glob(f"{_PREFIX}*.lock"):
+        # Either error means that another process has it.
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)

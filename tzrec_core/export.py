@@ -1,0 +1,53 @@
+"""Exports a checkpoint for serving: ``python -m tzrec_core.export``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tzrec_core import checkpoint, eval_result
+from tzrec_core.command_line import parser, run
+from tzrec_core.config import check, edit, edits_from_json, load
+from tzrec_core.exporter import export
+from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.trainer import RESULT_FILE
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the flags and the config, then exports the checkpoint that they choose."""
+    flags = parser(__doc__)
+    flags.add_argument("--pipeline_config_path", required=True, help="config, as text or JSON")
+    flags.add_argument(
+        "--checkpoint_path", help="checkpoint; default: as export_config chooses from model_dir"
+    )
+    flags.add_argument("--export_dir", required=True, help="directory to create")
+    flags.add_argument("--edit_config_json", help='edits, {"path.of[0].field": value}')
+    args = flags.parse_args(argv)
+
+    config = load(args.pipeline_config_path)
+    if args.edit_config_json is not None:
+        edit(config, edits_from_json(args.edit_config_json))
+    check(config)
+    chosen = Path(args.checkpoint_path) if args.checkpoint_path else choose(config)
+    export(
+        config,
+        checkpoint_path=checkpoint.resolve(chosen),
+        export_dir=Path(args.export_dir),
+        check_config=config,
+    )
+
+
+def choose(config: EasyRecConfig) -> Path:
+    """Returns the checkpoint that ``config.export_config`` asks for: the newest or the best."""
+    model_dir = Path(config.model_dir)
+    export_config = config.export_config
+    if export_config.exporter_type != "best":
+        return model_dir
+    best = eval_result.best(
+        eval_result.read(model_dir / RESULT_FILE),
+        export_config.best_exporter_metric,
+        larger_is_better=export_config.metric_larger_is_better,
+    )
+    return checkpoint.checkpoint_path(model_dir, best.step)
+
+
+if __name__ == "__main__":
+    run(main)

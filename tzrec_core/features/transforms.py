@@ -1,0 +1,127 @@
+"""Raw tables to encoded tables: the one path of data preparation, loading and serving."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from tzrec_core.features import columns
+from tzrec_core.features.hashing import hash_text
+from tzrec_core.features.id_transform import id_values
+from tzrec_core.features.schema import BatchSchema, Feature, FeatureCounts, id_column
+
+
+class Encoded(NamedTuple):
+    """A table in encoded form, and what encoding met in it by feature."""
+
+    table: pa.Table
+    counts: dict[str, FeatureCounts]
+
+
+def encode(raw: pa.Table, schema: BatchSchema) -> Encoded:
+    """Encodes the columns that ``schema`` needs; what is encoded already stays as it is.
+
+    The result has a column per feature, label, sample weight and grouping key, in this order:
+    sparse features int64 (null is no id), list<int64> or, weighted, map<int64, float>; dense
+    features float32 or fixed_size_list<float32>; labels int64 or float32; weights float32;
+    the ids of grouping key ``k`` int64 under ``k@id``. Rows keep their order.
+
+    Raises:
+        ValueError: A column is missing, of an unusable type, or has an unacceptable value: then
+            the message names feature, column and an example.
+    """
+    schema.raw_columns(raw.column_names)
+    encoded: dict[str, pa.ChunkedArray] = {}
+    counts: dict[str, FeatureCounts] = {}
+    for feature in schema.features:
+        encoded[feature.name], counts[feature.name] = _encode_feature(raw[feature.column], feature)
+    for name in schema.labels:
+        encoded[name] = _convert(raw[name], f"label {name!r}", _label)
+    for name in schema.sample_weights:
+        weight = _convert(raw[name], f"sample weight {name!r}", _weight)
+        # A column that is label and weight is stored as the label, which holds it exactly.
+        encoded.setdefault(name, weight)
+    for key in schema.group_keys:
+        column = schema.group_column(key, raw.column_names)
+        name = f"grouping key {key!r}, column {column!r}"
+        encoded[id_column(key)] = _convert(raw[column], name, group_ids)
+    return Encoded(pa.table(encoded), counts)
+
+
+def group_ids(column: pa.Array) -> pa.Array:
+    """Returns an int64 per row that is equal where keys are, null for null and "".
+
+    An integer is its own id (above 2**63 less 2**64), a string its XXH64 read as signed.
+    """
+    values = id_values(column)
+    if types.is_dictionary(values.type):
+        return pa.array(hash_text(values.dictionary).view(np.int64)).take(values.indices)
+    return values.view(pa.int64())
+
+
+def _encode_feature(
+    column: pa.ChunkedArray, feature: Feature
+) -> tuple[pa.ChunkedArray, FeatureCounts]:
+    try:
+        parts = [feature.transform(chunk) for chunk in _chunks(column)]
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(f"feature {feature.name!r}, column {feature.column!r}: {error}") from None
+    return pa.chunked_array([part for part, _ in parts]), sum(
+        (counts for _, counts in parts), FeatureCounts()
+    )
+
+
+def _convert(
+    column: pa.ChunkedArray, name: str, function: Callable[[pa.Array], pa.Array]
+) -> pa.ChunkedArray:
+    try:
+        return pa.chunked_array([function(chunk) for chunk in _chunks(column)])
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _chunks(column: pa.ChunkedArray) -> list[pa.Array]:
+    """Returns the chunks with rows; of an empty column one empty chunk, which has the type."""
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
+    return chunks or [pa.array([], column.type)]
+
+
+def _label(column: pa.Array) -> pa.Array:
+    column = _present(column)
+    if types.is_integer(column.type) or types.is_boolean(column.type):
+        return column.cast(pa.int64())
+    return _finite(column)
+
+
+def _weight(column: pa.Array) -> pa.Array:
+    weights = _finite(_present(column))
+    lowest = pc.min(weights).as_py()
+    if lowest is not None and lowest < 0:
+        raise ValueError(f"must be 0 or more, got {lowest}")
+    return weights
+
+
+def _present(column: pa.Array) -> pa.Array:
+    if types.is_dictionary(column.type):
+        column = columns.plain(column)
+    if not columns.is_number(column.type):
+        raise ValueError(f"must be integers, floats or booleans, got {column.type}")
+    if column.null_count:
+        raise ValueError(f"is null in {column.null_count} of {len(column)} rows")
+    return column
+
+
+def _finite(column: pa.Array) -> pa.Array:
+    numbers = columns.numbers(column)
+    with np.errstate(over="ignore"):
+        converted = numbers.astype(np.float32)
+    wrong = ~np.isfinite(converted)
+    if wrong.any():
+        raise ValueError(
+            f"must be finite as float32, got {numbers[wrong][0]} among {wrong.sum()} such "
+            f"of {len(numbers)} rows"
+        )
+    return pa.array(converted)

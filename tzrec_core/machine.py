@@ -1,0 +1,50 @@
+"""What this machine, or the container around this process, has to offer."""
+
+import os
+from pathlib import Path
+
+import psutil
+
+
+def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Returns the bytes that new data may take: what the machine has free, or its container.
+
+    ``cgroup`` is the mount point of the control groups (version 2, else version 1). A container
+    sees its own limit there; page cache that the kernel would give up counts as free.
+    """
+    available = int(psutil.virtual_memory().available)
+    for limit_file, usage_file, stat_file, cache_key in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        limit = cgroup / limit_file
+        if limit.is_file() and (text := limit.read_text().strip()) != "max":
+            stat = dict(line.split() for line in (cgroup / stat_file).read_text().splitlines())
+            used = int((cgroup / usage_file).read_text()) - int(stat[cache_key])
+            available = min(available, int(text) - used)
+    return max(available, 0)
+
+
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Returns how many cores this process may keep busy, at least 1.
+
+    The cores it is allowed to run on, or the container's CPU quota where that is less.
+    """
+    cpus = len(os.sched_getaffinity(0))
+    version_2 = cgroup / "cpu.max"
+    version_1 = cgroup / "cpu" / "cpu.cfs_quota_us"
+    if version_2.is_file():
+        quota, period = version_2.read_text().split()
+    elif version_1.is_file():
+        quota = version_1.read_text().strip()
+        period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+    else:
+        return cpus
+    if quota in ("max", "-1"):
+        return cpus
+    return max(1, min(cpus, int(quota) // int(period)))

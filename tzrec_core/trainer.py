@@ -1,0 +1,321 @@
+"""The training loop: batches, steps, log lines, checkpoints, evaluations."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from tzrec_core import checkpoint, eval_result, mlflow_run
+from tzrec_core.assembly import Job, StepOutput, assemble, eval_data, train_data
+from tzrec_core.batch import Batch
+from tzrec_core.config import save as save_config
+from tzrec_core.data.collate import empty_batch
+from tzrec_core.data.dataset import Dataset
+from tzrec_core.distributed import (
+    Ranks,
+    TrainPipeline,
+    agree,
+    on_rank_0,
+    process_group,
+    train_pipeline,
+)
+from tzrec_core.evaluator import evaluate, listed
+from tzrec_core.optim.dense import learning_rates
+from tzrec_core.progress import Progress, Window
+from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.tasks import TaskMetrics, TrainMetrics
+from tzrec_core.tracking import ConsoleLogger, MetricLogger, MLflowLogger, TensorBoardLogger
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "pipeline.config"
+RESULT_FILE = "train_eval_result.txt"
+
+
+def train_and_evaluate(
+    config: EasyRecConfig, *, continue_train: bool, ignore_restore_optimizer: bool
+) -> None:
+    """Trains the model of ``config``; checkpoints and evaluates it as it goes.
+
+    Runs on every rank that torchrun starts, or alone. ``config.model_dir`` gets the effective
+    config, checkpoints, event files and ``train_eval_result.txt``.
+
+    Args:
+        config: A config that ``config.check`` has accepted.
+        continue_train: Go on from the newest checkpoint in ``model_dir``, if there is one; a
+            training that is complete is left as it is.
+        ignore_restore_optimizer: Restore the weights only, not the state of the optimizers.
+
+    Raises:
+        ValueError: A mistake in the config or the data, ``model_dir`` holds another training, or
+            a checkpoint is unusable.
+        FloatingPointError: The loss is no longer a finite number.
+    """
+    with process_group() as ranks, ExitStack() as stack:
+        newest = on_rank_0(ranks, lambda: _open_model_dir(config, continue_train=continue_train))
+        progress = Progress()
+        if newest is not None:
+            stopped = checkpoint.read_position(newest)
+            progress = Progress(stopped.step, stopped.epoch, stopped.consumed)
+            if _finished(config, progress) and _evaluated(config, progress.step):
+                log.info("%s is complete; there is nothing left to train", newest)
+                return
+        run_id = None
+        if ranks.rank == 0:
+            run = stack.enter_context(
+                mlflow_run.track(
+                    "train",
+                    experiment=mlflow_run.DEFAULT_EXPERIMENT,
+                    name=f"train {Path(config.model_dir).name}",
+                    identity={"model_dir": str(Path(config.model_dir).absolute())},
+                )
+            )
+            run_id = run.run_id
+        session = _open_session(config, ranks, stack, first_step=progress.step + 1, run_id=run_id)
+        _restore(session, newest, ignore_optimizer=ignore_restore_optimizer)
+        _train(session, progress, saved=None if newest is None else progress.step)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What a process trains with, from start to end."""
+
+    config: EasyRecConfig
+    ranks: Ranks
+    job: Job
+    data: Dataset
+    eval_data: Dataset | None
+    train_metrics: TrainMetrics
+    train_loggers: tuple[MetricLogger, ...]
+    eval_loggers: tuple[MetricLogger, ...]
+
+
+def _open_model_dir(config: EasyRecConfig, *, continue_train: bool) -> Path | None:
+    """Makes ``model_dir`` ready; returns the checkpoint to go on from."""
+    model_dir = Path(config.model_dir)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    newest = checkpoint.latest(model_dir)
+    if newest is not None and not continue_train:
+        raise ValueError(
+            f"model_dir {config.model_dir} already holds {newest.name}; "
+            "pass --continue_train to go on from it, or choose another model_dir"
+        )
+    save_config(config, model_dir / CONFIG_FILE)
+    return newest
+
+
+def _open_session(
+    config: EasyRecConfig, ranks: Ranks, stack: ExitStack, *, first_step: int, run_id: str | None
+) -> _Session:
+    job = assemble(config, ranks)
+    data = train_data(config, job.schema, ranks)
+    train_loggers: list[MetricLogger] = []
+    eval_loggers: list[MetricLogger] = []
+    if ranks.rank == 0:
+        last_step = _last_step(config, data)
+        train_loggers.append(
+            ConsoleLogger(title="Training", first_step=first_step, last_step=last_step)
+        )
+        if config.train_config.use_tensorboard:
+            model_dir = Path(config.model_dir)
+            train_loggers.append(TensorBoardLogger(model_dir, first_step=first_step))
+            eval_loggers.append(TensorBoardLogger(model_dir / "eval_val", first_step=first_step))
+        if run_id is not None:
+            train_loggers.append(MLflowLogger(run_id, prefix="train"))
+            eval_loggers.append(MLflowLogger(run_id, prefix="eval"))
+    for logger in (*train_loggers, *eval_loggers):
+        stack.callback(logger.close)
+    return _Session(
+        config=config,
+        ranks=ranks,
+        job=job,
+        data=data,
+        eval_data=eval_data(config, job.schema, ranks) if config.eval_input_path else None,
+        train_metrics=TrainMetrics(config).to(ranks.device),
+        train_loggers=tuple(train_loggers),
+        eval_loggers=tuple(eval_loggers),
+    )
+
+
+def _restore(session: _Session, newest: Path | None, *, ignore_optimizer: bool) -> None:
+    """Loads the newest checkpoint, else the one to fine-tune from, if there is either."""
+    fine_tune_checkpoint = session.config.train_config.fine_tune_checkpoint
+    if newest is None and not fine_tune_checkpoint:
+        return
+    path = newest or checkpoint.resolve(Path(fine_tune_checkpoint))
+    optimizer = None if ignore_optimizer else session.job.optimizer
+    checkpoint.restore(path, session.ranks, model=session.job.model, optimizer=optimizer)
+    if session.ranks.rank == 0:
+        log.info("Restored %s%s", path, " without optimizer state" if ignore_optimizer else "")
+
+
+def _train(session: _Session, progress: Progress, *, saved: int | None) -> None:
+    """Runs the steps that are left; ``saved`` is the step of the newest checkpoint, if any."""
+    config, ranks, job = session.config, session.ranks, session.job
+    train_config = config.train_config
+    pipeline = train_pipeline(job.model, job.optimizer, ranks)
+    window = Window(ranks, session.train_metrics)
+
+    def save_and_evaluate() -> None:
+        nonlocal saved
+        window.mean_losses(progress.step)  # never save a model that has diverged
+        started = time.perf_counter()
+        model = pipeline.detach()
+        if saved != progress.step:
+            _save(session, progress)
+            saved = progress.step
+        _evaluate(session, model, progress)
+        pipeline.attach()
+        window.pause(time.perf_counter() - started)
+
+    job.model.train()
+    while not _finished(config, progress):
+        first_step = progress.step
+        batches = agree(
+            session.data.batches(progress.epoch, dict(progress.consumed)),
+            ranks,
+            loss_weight=job.task.sample_weight,
+            drop_remainder=config.data_config.drop_remainder,
+            empty=empty_batch(job.schema),
+        )
+        for output in _steps(pipeline, batches):
+            progress.step += 1
+            progress.consumed.update(output[2].position)
+            window.add(output)
+            if progress.step % train_config.log_step_count_steps == 0:
+                _log(session, progress, window.close(progress.step))
+            if _save_by_step(config, progress.step):
+                save_and_evaluate()
+            if progress.step == train_config.num_steps:
+                break
+        else:
+            if progress.step == first_step and not progress.consumed:
+                raise ValueError(_nothing_to_train_on(session))
+            progress.epoch += 1
+            progress.consumed = {}
+            if _save_by_epoch(config, progress.epoch):
+                save_and_evaluate()
+    if saved != progress.step or not _evaluated(config, progress.step):
+        save_and_evaluate()
+    if ranks.rank == 0:
+        log.info("Train and Evaluate Finished.")
+
+
+def _steps(pipeline: TrainPipeline, batches: Iterator[Batch]) -> Iterator[StepOutput]:
+    """Trains on all of ``batches``, yielding the output of each step."""
+    while True:
+        try:
+            output: StepOutput = pipeline.progress(batches)
+        except StopIteration:
+            return
+        yield output
+
+
+def _log(session: _Session, progress: Progress, values: dict[str, float]) -> None:
+    rates = learning_rates(session.job.optimizer)
+    for logger in session.train_loggers:
+        logger.log({"epoch": progress.epoch, **rates, **values}, progress.step)
+
+
+def _save(session: _Session, progress: Progress) -> None:
+    model_dir = Path(session.config.model_dir)
+    if session.ranks.rank == 0:
+        path = checkpoint.checkpoint_path(model_dir, progress.step)
+        log.info("Saving checkpoint to %s...", path)
+    checkpoint.save(
+        model_dir,
+        progress.step,
+        session.ranks,
+        model=session.job.model,
+        optimizer=session.job.optimizer,
+        epoch=progress.epoch,
+        consumed=progress.consumed,
+        state={},
+    )
+
+
+def _evaluate(session: _Session, model: nn.Module, progress: Progress) -> None:
+    """Evaluates the model, writes the result, and deletes checkpoints that need not be kept."""
+    config, ranks, job = session.config, session.ranks, session.job
+    if session.eval_data is not None:
+        eval_config = config.eval_config
+        results = evaluate(
+            model,
+            session.eval_data,
+            TaskMetrics(config).to(ranks.device),
+            schema=job.schema,
+            task=job.task,
+            ranks=ranks,
+            num_steps=eval_config.num_steps or None,
+            log_every=eval_config.log_step_count_steps,
+        )
+        if ranks.rank == 0:
+            eval_result.append(Path(config.model_dir) / RESULT_FILE, progress.step, results)
+            name = f"Epoch-{progress.epoch} model-{progress.step}"
+            log.info("Eval Result %s: %s", name, listed(results))
+            for logger in session.eval_loggers:
+                logger.log(results, progress.step)
+    if config.train_config.keep_checkpoint_max and ranks.rank == 0:
+        _prune(config)
+
+
+def _prune(config: EasyRecConfig) -> None:
+    model_dir = Path(config.model_dir)
+    saved = checkpoint.steps(model_dir)
+    kept = [result for result in eval_result.read(model_dir / RESULT_FILE) if result.step in saved]
+    protected = set()
+    if config.export_config.exporter_type == "best" and kept:
+        best = eval_result.best(
+            kept,
+            config.export_config.best_exporter_metric,
+            larger_is_better=config.export_config.metric_larger_is_better,
+        )
+        protected.add(best.step)
+    checkpoint.prune(model_dir, keep=config.train_config.keep_checkpoint_max, protect=protected)
+
+
+def _finished(config: EasyRecConfig, progress: Progress) -> bool:
+    train_config = config.train_config
+    if train_config.num_steps:
+        return progress.step >= train_config.num_steps
+    return progress.epoch >= train_config.num_epochs
+
+
+def _evaluated(config: EasyRecConfig, step: int) -> bool:
+    if not config.eval_input_path:
+        return True
+    results = eval_result.read(Path(config.model_dir) / RESULT_FILE)
+    return any(result.step == step for result in results)
+
+
+def _save_by_step(config: EasyRecConfig, step: int) -> bool:
+    train_config = config.train_config
+    if train_config.save_checkpoints_epochs or not train_config.save_checkpoints_steps:
+        return False
+    return step % train_config.save_checkpoints_steps == 0
+
+
+def _save_by_epoch(config: EasyRecConfig, epoch: int) -> bool:
+    every = config.train_config.save_checkpoints_epochs
+    return every > 0 and epoch % every == 0
+
+
+def _last_step(config: EasyRecConfig, data: Dataset) -> int | None:
+    if config.train_config.num_steps:
+        return config.train_config.num_steps
+    if data.num_batches is None:
+        return None
+    return data.num_batches * config.train_config.num_epochs
+
+
+def _nothing_to_train_on(session: _Session) -> str:
+    data_config = session.config.data_config
+    return (
+        f"an epoch of {session.config.train_input_path} has no batch to train on: "
+        f"{session.data.num_rows} rows, batch_size {data_config.batch_size} on "
+        f"{session.ranks.world_size} ranks, drop_remainder {data_config.drop_remainder}"
+    )
