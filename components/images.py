@@ -3,4 +3,6 @@
 import os
 from importlib.metadata import version
 
-RUNTIME_IMAGE = os.environ.get("TZREC_IMAGE", f"tzrec-pipelines/runtime:{version('tzrec-pipelines')}")
+RUNTIME_IMAGE = os.environ.get(
+    "TZREC_IMAGE", f"tzrec-pipelines/runtime:{version('tzrec-pipelines')}"
+)

@@ -5,6 +5,7 @@ Everything large goes from step to step through it; what KFP passes on is small.
 
 import json
 import os
+import re
 import secrets
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -56,7 +57,7 @@ class RunDir:
         Raises:
             ValueError: prepare_data has not begun in this run directory.
         """
-        if not self._info.exists():
+        if not self.has_info():
             raise ValueError(f"{self._info} does not exist; run prepare_data on this run_dir first")
         return RunInfo(**json.loads(self._info.read_text()))
 
@@ -64,9 +65,9 @@ class RunDir:
         """Writes the information aside, then renames it."""
         write_json(self._info, asdict(info))
 
-    def pipeline_run_id(self) -> str:
-        """Returns the id of the run that this directory has, or a new one."""
-        return self.read_info().pipeline_run_id if self._info.exists() else new_run_id()
+    def has_info(self) -> bool:
+        """Returns whether prepare_data has begun here."""
+        return self._info.exists()
 
     def prepared_data(self) -> Path:
         """Returns the folder with the folders ``train`` and ``eval``.
@@ -84,9 +85,9 @@ class RunDir:
 
         The names are those of ``tzrec_core.checkpoint``, which takes seconds to import.
         """
-        prefix = "model.ckpt-"
-        found = self.checkpoints.glob(f"{prefix}[0-9]*")
-        return sorted(int(path.name.removeprefix(prefix)) for path in found)
+        names = [path.name for path in self.checkpoints.glob("model.ckpt-*")]
+        matches = [re.fullmatch(r"model\.ckpt-(\d+)", name) for name in names]
+        return sorted(int(match[1]) for match in matches if match)
 
     def checkpoint(self, step: int) -> Path:
         """Returns the folder of a checkpoint."""
@@ -102,5 +103,6 @@ def write_json(path: Path, content: object) -> None:
     """Writes a JSON file aside, then renames it, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    aside.write_text(text)
     aside.replace(path)

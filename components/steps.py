@@ -48,8 +48,9 @@ def load(step: str) -> Step:
 
 
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
-    """Runs ``main`` and ends the process: as other commands do, 1 for a step that failed, 143 for one
-    that was told to stop.
+    """Runs ``main`` and ends the process, as every command does.
+
+    Beyond that, the exit code is 1 for a step that failed, 143 for one that was told to stop.
     """
     signal.signal(signal.SIGTERM, _stop)
     try:

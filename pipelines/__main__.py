@@ -1,18 +1,17 @@
 """Compiles the training pipeline, runs it on this machine, or shows it on made-up click logs."""
 
-import argparse
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from components import steps
+from components import child, steps
 from components.run_dir import RunDir
+from components.steps import StepFailedError
+from pipelines import summary
 from tzrec_core import command_line
 
-_DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.config"
+DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.config"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,17 +19,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_line.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    compile_parser = commands.add_parser("compile", help="write the pipeline as YAML for KFP")
-    compile_parser.add_argument("--output", type=Path, default=Path("build/pipeline.yaml"))
+    command = commands.add_parser(
+        "compile", help="write the pipeline as YAML for KFP", allow_abbrev=False
+    )
+    command.add_argument("--output", type=Path, default=Path("build/pipeline.yaml"))
 
-    run_parser = commands.add_parser("run", help="run the pipeline on this machine")
-    run_parser.add_argument("--runner", choices=["subprocess"], default="subprocess")
-    run_parser.add_argument("--yaml", type=Path, help="a compiled pipeline; default: compile it")
-    run_parser.add_argument("parameters", nargs="*", metavar="name=value")
+    command = commands.add_parser(
+        "run", help="run the pipeline on this machine", allow_abbrev=False
+    )
+    command.add_argument(
+        "--runner", choices=["subprocess"], default="subprocess", help="what a step runs in"
+    )
+    command.add_argument("--yaml", type=Path, help="a compiled pipeline; default: compile it now")
+    command.add_argument("parameters", nargs="*", metavar="name=value")
 
-    demo_parser = commands.add_parser("demo", help="make click logs, run the pipeline on them")
-    demo_parser.add_argument("--rows", type=int, default=300_000)
-    demo_parser.add_argument("--output", type=Path, default=Path("build/demo"))
+    command = commands.add_parser(
+        "demo", help="make click logs and run the pipeline on them", allow_abbrev=False
+    )
+    command.add_argument("--rows", type=int, default=300_000, help="of training data")
+    command.add_argument("--output", type=Path, default=Path("build/demo"))
 
     arguments = parser.parse_args(argv)
     match arguments.command:
@@ -38,6 +45,75 @@ def main(argv: Sequence[str] | None = None) -> None:
             compile_pipeline(arguments.output)
             print(f"wrote {arguments.output}")
         case "run":
-            run(arguments.yaml, _pairs(arguments.parameters))
+            run_dir = run(arguments.yaml, _values(arguments.parameters))
+            print(summary.metrics_table(run_dir, best_possible={}))
+            print(summary.places(run_dir, tracking_uri()))
         case "demo":
             demo(arguments.output, rows=arguments.rows)
+
+
+def compile_pipeline(output: Path) -> None:
+    """Compiles the training pipeline into a YAML file."""
+    from kfp import compiler
+
+    from pipelines.training import training
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(training, str(output))
+
+
+def run(yaml: Path | None, values: Mapping[str, str]) -> RunDir:
+    """Runs a compiled pipeline, the training pipeline if there is none, in subprocesses."""
+    from pipelines import local
+
+    if yaml is None:
+        yaml = Path("build/pipeline.yaml")
+        compile_pipeline(yaml)
+    return local.run(yaml, values, env={"MLFLOW_TRACKING_URI": tracking_uri()})
+
+
+def demo(output: Path, *, rows: int) -> None:
+    """Makes click logs, trains on them, and compares the model with the best there can be."""
+    data = output / f"data-{rows}"
+    best_possible = data / "best_possible.json"
+    if not best_possible.exists():
+        generate = [
+            sys.executable, "-m", "tzrec_core.data.synthetic", f"--output={data}",
+            f"--rows={rows}", f"--eval_rows={max(rows // 6, 1)}", "--seed=0", "--format=parquet",
+        ]  # fmt: skip
+        ended = child.run(generate, env={})
+        if ended.code != 0:
+            raise StepFailedError(child.error_of(ended.lines))
+    yaml = output / "pipeline.yaml"
+    compile_pipeline(yaml)
+    values = {
+        "pipeline_config": str(DEMO_CONFIG),
+        "train_input_path": str(data / "train"),
+        "eval_input_path": str(data / "eval"),
+        "run_dir": str(output / f"run-{rows}"),
+        "experiment": "demo",
+    }
+    run_dir = run(yaml, values)
+    print(summary.metrics_table(run_dir, best_possible=summary.read_json(best_possible)))
+    print(summary.places(run_dir, tracking_uri()))
+
+
+def tracking_uri() -> str:
+    """Returns where MLflow keeps runs: what its own variable says, else a file in this folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def _values(parameters: Sequence[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for parameter in parameters:
+        name, equals, value = parameter.partition("=")
+        if not equals:
+            raise ValueError(f"parameters have the form name=value, got {parameter!r}")
+        if name in values:
+            raise ValueError(f"parameter {name} is given twice")
+        values[name] = value
+    return values
+
+
+if __name__ == "__main__":
+    steps.run(main)

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
 from kfp import components, dsl, local
 from kfp.local import logging_utils, subprocess_task_handler
+from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from components import child
 from components.run_dir import RunDir, new_run_id
@@ -43,16 +43,16 @@ def run(yaml_path: Path, values: Mapping[str, str], *, env: Mapping[str, str]) -
         ValueError: No such pipeline, or a parameter is unknown, missing or of the wrong type.
         StepFailedError: A step failed; the message is the step's own error.
     """
-    text, inputs = _read(yaml_path)
+    text = _text(yaml_path)
     if values.get("run_dir"):
         run_dir = RunDir(values["run_dir"])
-        run_id = run_dir.pipeline_run_id()
+        run_id = run_dir.read_info().pipeline_run_id if run_dir.has_info() else new_run_id()
     else:
         run_id = new_run_id()
         run_dir = RunDir(Path("runs") / run_id)
+    pipeline = _load(text.replace(dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_id), yaml_path)
+    inputs = pipeline.pipeline_spec.root.input_definitions.parameters
     arguments = typed_arguments({**values, "run_dir": str(run_dir.path)}, inputs)
-    text = text.replace(dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_id)
-    pipeline = components.load_component_from_text(text)
     failures: list[child.Ended] = []
     with repaired_kfp_local(env, failures):
         local.init(
@@ -68,10 +68,12 @@ def run(yaml_path: Path, values: Mapping[str, str], *, env: Mapping[str, str]) -
     return run_dir
 
 
-def typed_arguments(
-    values: Mapping[str, str], inputs: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def typed_arguments(values: Mapping[str, str], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns parameters of a pipeline in the types that its inputs have.
+
+    Args:
+        values: The parameters as text.
+        inputs: The ``ParameterSpec`` of each input.
 
     Raises:
         ValueError: A parameter is unknown, missing or of the wrong type.
@@ -81,14 +83,12 @@ def typed_arguments(
         raise ValueError(
             f"the pipeline has no parameter {unknown[0]!r}; it has {', '.join(sorted(inputs))}"
         )
-    missing = [
-        name
-        for name, spec in inputs.items()
-        if name not in values and not spec.get("isOptional") and "defaultValue" not in spec
-    ]
+    missing = [name for name, spec in inputs.items() if name not in values and not spec.is_optional]
     if missing:
         raise ValueError(f"the pipeline needs {', '.join(f'{name}=...' for name in missing)}")
-    return {name: _typed(name, value, inputs[name]) for name, value in values.items()}
+    return {
+        name: _typed(name, value, inputs[name].parameter_type) for name, value in values.items()
+    }
 
 
 @contextmanager
@@ -106,10 +106,6 @@ def repaired_kfp_local(env: Mapping[str, str], failures: list[child.Ended]) -> I
             failures.append(ended)
         return ended.code
 
-    @contextmanager
-    def not_indented(num_spaces: int = 0) -> Iterator[None]:
-        yield
-
     def artifact_line(artifact: dsl.Artifact) -> list[str]:
         return [f"{type(artifact).__name__} {artifact.uri}"]
 
@@ -120,7 +116,6 @@ def repaired_kfp_local(env: Mapping[str, str], failures: list[child.Ended]) -> I
         for module, name, replacement in (
             (subprocess_task_handler, "replace_python_executable", with_this_python),
             (subprocess_task_handler, "run_local_subprocess", run_step),
-            (logging_utils, "indented_print", not_indented),
             (logging_utils, "make_log_lines_for_artifact", artifact_line),
         ):
             stack.enter_context(_replaced(module, name, replacement))
@@ -148,30 +143,35 @@ def _replaced(module: ModuleType, name: str, replacement: object) -> Iterator[No
         setattr(module, name, original)
 
 
-def _read(yaml_path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Returns a compiled pipeline's text and its inputs."""
+def _text(yaml_path: Path) -> str:
     try:
-        text = yaml_path.read_text()
-        spec = next(iter(yaml.safe_load_all(text)))
-        inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    except (OSError, yaml.YAMLError, StopIteration, KeyError, TypeError) as error:
+        return yaml_path.read_text()
+    except OSError as error:
+        raise ValueError(f"{yaml_path} cannot be read: {error.strerror}") from error
+
+
+def _load(text: str, yaml_path: Path) -> Any:
+    """Returns the pipeline as a function."""
+    try:
+        return components.load_component_from_text(text)
+    # kfp parses YAML, JSON and protobuf here, and says nothing of what it raises.
+    except Exception as error:
         raise ValueError(
             f"{yaml_path} is not a compiled pipeline; `python -m pipelines compile` writes one"
         ) from error
-    return text, inputs
 
 
-def _typed(name: str, value: str, spec: Mapping[str, Any]) -> Any:
-    kind = spec["parameterType"]
+def _typed(name: str, value: str, kind: int) -> Any:
     try:
         match kind:
-            case "NUMBER_INTEGER":
+            case ParameterType.NUMBER_INTEGER:
                 return int(value)
-            case "NUMBER_DOUBLE":
+            case ParameterType.NUMBER_DOUBLE:
                 return float(value)
-            case "BOOLEAN":
+            case ParameterType.BOOLEAN:
                 return _BOOLEANS[value.lower()]
             case _:
                 return value
     except (ValueError, KeyError):
-        raise ValueError(f"parameter {name} must be of type {kind}, got {value!r}") from None
+        expected = ParameterType.ParameterTypeEnum.Name(kind)
+        raise ValueError(f"parameter {name} must be of type {expected}, got {value!r}") from None

@@ -41,8 +41,9 @@ class Scoring(nn.Module):
         self.task = task
 
     def forward(self, logits: Tensor, batch: Batch) -> tuple[Tensor, StepOutput]:
-        losses = task_losses(self.task, logits, batch)
-        total = torch.stack(list(losses.values())).sum()
+        # Rows that are only to be scored come without their label.
+        losses = task_losses(self.task, logits, batch) if self.task.label in batch.labels else {}
+        total = sum(losses.values(), logits.new_zeros(()))
         detached = {name: loss.detach() for name, loss in losses.items()}
         return total, (detached, predictions(self.task, logits.detach()), batch)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -193,15 +194,17 @@ def restore(
     """
     position = read_position(path)
     of_model, of_optimizer = path / "model", path / "optimizer"
-    weights = model.state_dict()
+    weights = model.state_dict()  # shares memory with the model, as the optimizer's state does
     _compare(path, "model", tensor_files.shapes(of_model), _shapes(weights))
+    tensors_of_optimizer = {}
     if optimizer is not None:
         _create_optimizer_state(optimizer)
-        ours = _shapes_on_all_ranks(_flat(optimizer), ranks)
+        tensors_of_optimizer = _flat(optimizer)
+        ours = _shapes_on_all_ranks(tensors_of_optimizer, ranks)
         _compare(path, "optimizer", tensor_files.shapes(of_optimizer), ours)
-        tensor_files.read(of_optimizer, _flat(optimizer), ranks.control)
-    # Weights after the optimizer, whose state can only be created by a step.
     tensor_files.read(of_model, weights, ranks.control)
+    if optimizer is not None:
+        tensor_files.read(of_optimizer, tensors_of_optimizer, ranks.control)
     return position
 
 
@@ -275,9 +278,14 @@ def _check_optimizer_state(optimizer: CombinedOptimizer) -> None:
 
 
 def _create_optimizer_state(optimizer: CombinedOptimizer) -> None:
+    """Creates what torch leaves to the first step, which must be there to be filled."""
     for part in _dense_parts(optimizer):
-        part.init_state()  # a step with gradients 0: torch creates state in the first step
+        weights = {name: weight.detach().clone() for name, weight in part.params.items()}
+        part.init_state()  # a step with gradients 0, in which weights may still decay
         part.zero_grad()
+        with torch.no_grad():
+            for name, weight in part.params.items():
+                weight.copy_(weights[name])
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:

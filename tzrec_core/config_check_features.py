@@ -51,7 +51,7 @@ def feature_problems(config: EasyRecConfig) -> Iterator[str]:
             yield f"{path}.{problem}{suffix}"
         for problem in _value_problems(feature):
             yield f"{path}.{problem}{suffix}"
-        if is_sparse(feature):
+        if is_sparse(feature) and named.get(feature.feature_name) == path:
             name = feature.embedding_name or f"{feature.feature_name}_emb"
             other_path, other = tables.setdefault(name, (path, feature))
             for problem in _sharing_problems(feature, other):
@@ -133,8 +133,13 @@ def _id_problems(feature: IdFeature) -> Iterator[str]:
     if len(set(feature.vocab_list)) < len(feature.vocab_list):
         twice = {value for value in feature.vocab_list if list(feature.vocab_list).count(value) > 1}
         yield f"vocab_list has {', '.join(sorted(twice))} more than once; entries must differ"
-    if feature.weighted and feature.pooling.lower() != "sum":
-        yield f"pooling is {feature.pooling!r}; must be sum for weighted ids"
+    if not feature.HasField("default_bucketize_value"):
+        for value, number in sorted(feature.vocab_dict.items()):
+            if number < NUM_RESERVED_IDS:
+                yield (
+                    f"vocab_dict[{value}] is {number}; must be >= {NUM_RESERVED_IDS} unless"
+                    " default_bucketize_value is set: 0 is the default value, 1 the unknown ones"
+                )
     if feature.HasField("default_bucketize_value"):
         unknown_id, rows = feature.default_bucketize_value, num_rows(feature)
         if "hash_bucket_size" in sources:

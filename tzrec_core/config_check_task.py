@@ -62,7 +62,7 @@ def _metric_problems(model: model_pb2.ModelConfig) -> Iterator[str]:
         yield from _prediction_problems(model, train_metric, f"{path}.{kind}")
         if not 0 <= train_metric.decay_rate < 1:
             yield f"{path}.decay_rate is {train_metric.decay_rate:g}; must be in [0, 1)"
-    for name, count in Counter(metric_names(model)).items():
+    for name, count in Counter(metric_names(model)[: len(model.metrics)]).items():
         if count > 1:
             yield (
                 f"model_config.metrics has {name} {count} times; further ones of a kind must"
@@ -98,7 +98,9 @@ def _prediction_problems(
     path: str,
 ) -> Iterator[str]:
     """A metric that judges what the losses do not predict."""
-    losses = {loss.WhichOneof("loss") for loss in model.losses}
+    losses = {loss.WhichOneof("loss") for loss in model.losses} - {None}
+    if not losses:
+        return
     is_classifier = bool(losses & CLASSIFIERS)
     kind = metric.WhichOneof("metric")
     if kind == "accuracy":

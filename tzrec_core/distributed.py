@@ -106,10 +106,7 @@ def process_group(*, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ran
     )
     try:
         yield ranks
-    except Exception:
-        dist.barrier(control)
-        raise
-    except FloatingPointError:
+    except BaseException:
         if ranks.world_size == 1:
             dist.destroy_process_group()
         raise
@@ -166,6 +163,10 @@ def shard(
         if isinstance(module, EmbeddingBagCollection)
         for table in module.embedding_bag_configs()
     }
+    weights = dict(model.named_parameters())
+    # Without a rule FBGEMM would train the table with an SGD of its own choice.
+    without = [name for name in tables if not hasattr(weights[name], "_in_backward_optimizers")]
+    assert not without, f"tables without sparse optimizer: {without}"
     sharders = [
         EmbeddingBagCollectionSharder(fused_params={"bounds_check_mode": BoundsCheckMode.FATAL})
     ]

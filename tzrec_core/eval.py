@@ -26,9 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.eval_input_path = args.eval_input_path
     if args.edit_config_json is not None:
         edit(config, edits_from_json(args.edit_config_json))
-    check(config)
-    if not config.eval_input_path:
-        raise ValueError("eval_input_path is empty: there is nothing to evaluate on")
+    check(config, required=["model_dir", "eval_input_path"])
     evaluate_checkpoint(
         config,
         checkpoint_path=checkpoint.resolve(Path(args.checkpoint_path or config.model_dir)),

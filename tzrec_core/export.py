@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load(args.pipeline_config_path)
     if args.edit_config_json is not None:
         edit(config, edits_from_json(args.edit_config_json))
-    check(config)
+    check(config, required=["model_dir"])
     chosen = Path(args.checkpoint_path) if args.checkpoint_path else choose(config)
     export(
         config,

@@ -95,7 +95,7 @@ class Run:
         self._on_each(self._run_ids, lambda client, run: _add_params(client, run, values))
 
     def log_metrics(self, metrics: Mapping[str, float], *, prefix: str, step: int = 0) -> None:
-        """Records every finite value as ``<prefix>/<name>``; one that is there already, not again."""
+        """Records every finite value as ``<prefix>/<name>``, unless it is there already."""
         values = {metric_name(prefix, k): v for k, v in metrics.items() if math.isfinite(v)}
         self._on_each(self._run_ids, lambda client, run: _add_metrics(client, run, values, step))
 

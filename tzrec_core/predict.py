@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         edit(config, edits_from_json(args.edit_config_json))
     if args.batch_size is not None:
         config.data_config.eval_batch_size = args.batch_size
-    check(config)
+    check(config, required=["model_dir"])
     predict_checkpoint(
         config,
         checkpoint_path=checkpoint.resolve(Path(args.checkpoint_path or config.model_dir)),

@@ -161,7 +161,7 @@ def _write(
     num_rows = 0
     writer: pq.ParquetWriter | None = None
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             for batch in batches:
                 scores = score(batch)
                 if len(batch) == 0:  # took part for the other ranks' sake

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.train_config.fine_tune_checkpoint = args.fine_tune_checkpoint
     if args.edit_config_json is not None:
         edit(config, edits_from_json(args.edit_config_json))
-    check(config)
+    check(config, required=["model_dir", "train_input_path"])
     train_and_evaluate(
         config,
         continue_train=args.continue_train,

@@ -21,6 +21,8 @@ _MAX_ROC_POINTS = 200  # each is stored as properties of the artifact
 
 
 class Outputs(TypedDict):
+    """What KFP gets."""
+
     evaluation: dict[str, Any]
     metrics: dict[str, float]
     roc: dict[str, Any]

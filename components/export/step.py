@@ -16,6 +16,8 @@ _RECORD = "export.json"
 
 
 class Outputs(TypedDict):
+    """What KFP gets."""
+
     model: dict[str, Any]
 
 

@@ -1,18 +1,23 @@
 """Turns raw click logs into the rows that training and evaluation read."""
 
 import dataclasses
-from pathlib import Path
+import logging
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from components import experiments
-from components.run_dir import RunDir, RunInfo
+from components.run_dir import RunDir, RunInfo, new_run_id
 from tzrec_core import config as configs
 from tzrec_core import mlflow_run
-from tzrec_core.data.prepare import prepare
+from tzrec_core.data.prepare import STATS_FILE, prepare
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+
+log = logging.getLogger(__name__)
 
 
 class Outputs(TypedDict):
+    """What KFP gets."""
+
     dataset: dict[str, Any]
     statistics: dict[str, float]
 
@@ -50,16 +55,18 @@ def prepare_data(
             checkpoints that were trained with another config or on other rows.
     """
     place = RunDir(run_dir)
-    config = effective_config(
+    config = _effective_config(
         pipeline_config,
         train_input_path=train_input_path,
         eval_input_path=eval_input_path,
         edit_config_json=edit_config_json,
     )
     _refuse_another_config(place, config)
-    info = RunInfo(pipeline_run_id or place.pipeline_run_id(), experiment, data="")
+    known = place.read_info() if place.has_info() else None
+    run_id = pipeline_run_id or (known.pipeline_run_id if known else new_run_id())
+    info = RunInfo(run_id, experiment, data=known.data if known else "")
+    place.write_info(info)
     with experiments.track("prepare_data", place, info, config) as run:
-        info = dataclasses.replace(info, mlflow_page=run.page())
         data = prepare(
             config,
             train_input_path=config.train_input_path,
@@ -68,4 +75,55 @@ def prepare_data(
             eval_fraction=eval_fraction,
             split_by=split_by,
             seed=seed,
+            progress=log.info,
         )
+        relative = str(data.path.relative_to(place.path))
+        if info.data != relative:
+            _refuse_checkpoints(place, f"other rows, those in {info.data}")
+        configs.save(config, place.config)
+        place.write_info(dataclasses.replace(info, data=relative, mlflow_page=run.page()))
+        statistics = _headline(data.stats)
+        run.rename(experiments.run_name("prepare_data", f"{statistics['train_rows']} rows"))
+        run.log_params(experiments.headline_params(config))
+        run.log_metrics(statistics, prefix="data")
+        run.set_tags({"data.fingerprint": data.fingerprint, "run_dir": place.path})
+        run.log_artifact(place.config, "config")
+        run.log_artifact(data.path / STATS_FILE, "data")
+    dataset = {"path": str(data.path), "fingerprint": data.fingerprint, **statistics}
+    return {"dataset": dataset, "statistics": statistics}
+
+
+def _effective_config(
+    pipeline_config: str, *, train_input_path: str, eval_input_path: str, edit_config_json: str
+) -> EasyRecConfig:
+    config = configs.load(pipeline_config)
+    config.train_input_path = train_input_path or config.train_input_path
+    config.eval_input_path = eval_input_path or config.eval_input_path
+    if edit_config_json:
+        configs.edit(config, configs.edits_from_json(edit_config_json))
+    configs.check(config, required=["train_input_path"])
+    return config
+
+
+def _refuse_another_config(place: RunDir, config: EasyRecConfig) -> None:
+    """Raises ValueError if training in ``place`` began with another config."""
+    if place.config.exists() and configs.load(place.config) != config:
+        _refuse_checkpoints(place, "another config")
+
+
+def _refuse_checkpoints(place: RunDir, difference: str) -> None:
+    if place.checkpoint_steps():
+        raise ValueError(
+            f"{place.checkpoints} holds checkpoints that were trained with {difference}; "
+            "choose another run_dir, or remove them"
+        )
+
+
+def _headline(stats: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers that describe each share of the rows as a whole."""
+    return {
+        f"{share}_{name}": value
+        for share in ("train", "eval")
+        for name, value in stats[share].items()
+        if isinstance(value, int | float)
+    }

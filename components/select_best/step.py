@@ -10,6 +10,8 @@ from tzrec_core import eval_result
 
 
 class Outputs(TypedDict):
+    """What KFP gets."""
+
     step: int
     checkpoint: str
     metrics: dict[str, float]

@@ -10,6 +10,8 @@ from components.steps import StepFailedError
 
 
 class Outputs(TypedDict):
+    """What KFP gets."""
+
     checkpoints: dict[str, Any]
 
 
@@ -30,9 +32,8 @@ def train(*, run_dir: str, num_processes: int = 1) -> Outputs:
     info = place.read_info()
     config = prepared.load(place)
     with experiments.track("train", place, info, config) as run:
-        run.rename(
-            experiments.run_name("train", experiments.model_kind(config), experiments.budget(config))
-        )
+        model, budget = experiments.model_kind(config), experiments.budget(config)
+        run.rename(experiments.run_name("train", model, budget))
         run.log_params(experiments.headline_params(config))
         run.set_tags({"num_processes": num_processes, "run_dir": place.path})
         run.log_artifact(place.config, "config")

@@ -25,7 +25,9 @@ from tzrec_core.distributed import Ranks, process_group
 # A fork server imports torch and TorchRec once; each rank is then a cheap fork of it, which has
 # never run a thread, a kernel or a collective.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tzrec_core.distributed", "tests.distributed.ranks"])
+_context.set_forkserver_preload(
+    ["tzrec_core.distributed", "tzrec_core.tasks", "sklearn.metrics", "tests.distributed.ranks"]
+)
 
 
 class RankError(RuntimeError):

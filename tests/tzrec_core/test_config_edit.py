@@ -335,7 +335,7 @@ ERRORS = [
         "sum",
         "matches nothing; feature_configs[id_feature.num_buckets<10]: the values there are 100",
     ),
-    ("feature_configs[id_feature.nam=x].id_feature.pooling", "sum", "is not supported"),
+    ("feature_configs[id_feature.title=x].id_feature.pooling", "sum", "is not supported"),
     ("feature_configs[id_feature=x].id_feature.pooling", "sum", "must end in a plain value"),
     (
         "feature_configs[id_feature.pooling>a].id_feature.pooling",

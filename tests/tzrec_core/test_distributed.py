@@ -199,6 +199,15 @@ def test_an_id_outside_its_table_is_an_error():
         run(look_up_a_row_that_is_not_there, 1)
 
 
+def forget_the_sparse_optimizer(ranks: Ranks) -> None:
+    shard(SmallModel(), ranks, batch_size=2, seed=0)
+
+
+def test_a_table_without_sparse_optimizer_is_refused():
+    with pytest.raises(RankError, match=r"without sparse optimizer: \['ebc.embedding_bags.a"):
+        run(forget_the_sparse_optimizer, 1)
+
+
 class NoTables(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,9 @@ def test_a_line_is_json_that_begins_with_the_step_and_sorts_the_metrics(tmp_path
     assert json.loads(line)["xauc"] is None  # strict JSON: no NaN
 
 
-def test_what_is_appended_is_read_in_the_order_of_steps_and_the_last_line_of_a_step_counts(tmp_path):
+def test_what_is_appended_is_read_in_the_order_of_steps_and_the_last_line_of_a_step_counts(
+    tmp_path,
+):
     path = tmp_path / "results.txt"
     for step, auc in ((20, 0.7), (10, 0.6), (20, 0.8)):
         eval_result.append(path, step, {"auc": auc})
@@ -74,7 +76,8 @@ def test_lines_of_a_process_that_is_killed_while_appending_stay_readable(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "line", ['{"auc": 1}', "[1]", "auc 0.5", '{"global_step": null}', '{"global_step": 1, "a": "x"}']
+    "line",
+    ['{"auc": 1}', "[1]", "auc 0.5", '{"global_step": null}', '{"global_step": 1, "a": "x"}'],
 )
 def test_a_line_that_is_no_result_is_an_error_with_its_number(tmp_path, line):
     path = tmp_path / "results.txt"

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,16 @@ MESSAGES = {line.split()[0]: line for line in LINES if line[0] not in "#e"}
 OURS = {("MetricConfig", "label_name"): 1000}
 
 
-def messages(descriptor: Descriptor) -> dict[str, Descriptor]:
-    found = {descriptor.name: descriptor}
-    for field in descriptor.fields:
-        kind = field.message_type
-        if kind is not None and not is_map(field) and kind.name not in found:
-            found |= messages(kind)
+def messages(
+    descriptor: Descriptor, follow: Callable[[FieldDescriptor], bool] = lambda field: True
+) -> dict[str, Descriptor]:
+    """Returns the message types that are reached through the fields to ``follow``, by name."""
+    found, waiting = {}, [descriptor]
+    while waiting:
+        last = waiting.pop()
+        found[last.name] = last
+        kinds = [field.message_type for field in last.fields if follow(field) and not is_map(field)]
+        waiting += [kind for kind in kinds if kind is not None and kind.name not in found]
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tzrec_core import tracking
+from tzrec_core import mlflow_run, tracking
 from tzrec_core.mlflow_run import PARENT_TAG
 from tzrec_core.tracking import ConsoleLogger, MLflowLogger, TensorBoardLogger, progress_line
 
@@ -115,23 +115,22 @@ def test_a_dead_server_neither_slows_logging_nor_keeps_the_job_from_ending(monke
 
 
 @contextmanager
-def server(folder, port):
+def server(store, port, folder):
     """Runs a real MLflow server until the block ends."""
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
+        "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts"),
+        "--workers", "1",
     ]  # fmt: skip
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    with (folder / "server.log").open("a") as log:
-        process = subprocess.Popen(
-            command, env=env, stdout=log, stderr=log, start_new_session=True
-        )
+    del env["MLFLOW_TRACKING_URI"]
+    log = folder / "server.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
         while not healthy(port):
-            assert process.poll() is None, (folder / "server.log").read_text()
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.2)
         yield
@@ -148,27 +147,30 @@ def healthy(port):
         return False
 
 
-def test_values_logged_while_a_server_is_away_reach_it_when_it_is_back(tmp_path, monkeypatch):
+def test_a_server_gets_what_was_logged_before_it_could_be_reached_and_after(
+    client, store, tmp_path, monkeypatch
+):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    run_ids = new_run(client, "away")
+    (tmp_path / "model.txt").write_text("model")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    client = MlflowClient()
-    with server(tmp_path, port):
-        run_ids = new_run(client, "away")
-        logger = MLflowLogger(run_ids[0], prefix="train")
-        logger.log({"loss/total": 1.0}, 1)
-        while not points(client, run_ids[1], "train/loss_total"):
-            time.sleep(0.1)
-    logger.log({"loss/total": 2.0}, 2)
+    logger = MLflowLogger(run_ids[0], prefix="train")
+    logger.log({"loss/total": 1.0}, 1)
     time.sleep(3)  # at least one attempt fails
-    with server(tmp_path, port):
-        logger.log({"loss/total": 3.0}, 3)
+    with server(store, port, tmp_path):
+        logger.log({"loss/total": 2.0}, 2)
         logger.close()
+        with mlflow_run.track("export", experiment="served", name="export", identity={}) as run:
+            run.log_artifact(tmp_path / "model.txt", "export")
+        served = MlflowClient().list_artifacts(run.run_id, "export")
 
-        for run_id in run_ids:
-            assert points(client, run_id, "train/loss_total") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    for run_id in run_ids:
+        assert points(client, run_id, "train/loss_total") == [(1, 1.0), (2, 2.0)]
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+    assert [file.path for file in served] == ["export/model.txt"]
+    assert len(list((tmp_path / "artifacts").rglob("model.txt"))) == 1
 
 
 def test_tensorboard_gets_every_value_and_hides_steps_of_an_interrupted_job(tmp_path):
@@ -182,7 +184,13 @@ def test_tensorboard_gets_every_value_and_hides_steps_of_an_interrupted_job(tmp_
     events.Reload()
 
     scalars = [(event.step, event.value) for event in events.Scalars("loss/total")]
-    assert scalars == [(1, 1.0), (2, 2.0), (3, 1.0), (4, pytest.approx(4 / 3)), (5, pytest.approx(5 / 3))]
+    assert scalars == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 1.0),
+        (4, pytest.approx(4 / 3)),
+        (5, pytest.approx(5 / 3)),
+    ]
 
 
 def test_the_progress_line_has_the_form_that_users_parse():

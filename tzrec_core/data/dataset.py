@@ -60,8 +60,8 @@ class Dataset:
         schema: what batches contain.
         batch_size: rows of a batch on this rank.
         shuffle: permute parts and rows, differently each epoch.
-        shuffle_buffer_size: a window has up to so many batches of rows (and at least one part); in
-            small inputs less, so that there are enough windows for all ranks.
+        shuffle_buffer_size: a window has about so many batches of rows, but at least one part; in
+            small inputs it has less, so that there are enough windows for all ranks.
         drop_remainder: leave out the last batch of an epoch if it is not full.
         num_workers: threads that read, encode and shuffle windows ahead; one more makes the
             batches. 0: everything in the caller's thread. About ``num_workers + 2`` windows are
@@ -164,11 +164,12 @@ class Dataset:
         groups: list[list[Part]] = []
         rows = 0
         for part in parts:
-            rows += part.expected_rows
-            if not groups or rows > limit:
+            # A part goes where more than half of it fits.
+            if not groups or rows + part.expected_rows / 2 > limit:
                 groups.append([])
-                rows = part.expected_rows
+                rows = 0
             groups[-1].append(part)
+            rows += part.expected_rows
         return [_window(index, group) for index, group in enumerate(groups)]
 
     def _dealt(self, epoch: int) -> list[Window]:

@@ -1,293 +1,257 @@
-"""The planted model behind the synthetic click logs: its columns, its draws and its utility.
+"""The planted model of the synthetic click logs: their columns, and how much a row is liked.
 
-Nothing is stored: every number is a hash of the seed, the name of what is drawn and a row (or an
-id), so any row can be made alone, in any order, by any worker. A hash is turned into a number by
-plain arithmetic; no library's random generator is involved.
+A row's utility is a function of the columns that are written, and of nothing else:
 
-The utility of a row is a function of the columns that are written, and of nothing else:
+    utility = intercept + sum over columns of a * f(value)
+                        + sum over crosses of b * (sum of f over left) * (sum of f over right)
 
-    utility = intercept + sum of terms,  each term with mean 0 and a fixed share of the variance
+* ``f`` of a number is its logarithm, straight or bent; a linear model cannot see a bent one.
+* ``f`` of an id is a random weight of its own, a hash, so ids need no table. Ids are Zipf
+  distributed; in the large columns most of them are seen once or never.
+* In a cross the ids of two sets of columns, such as those of a user and of an item, meet. It is
+  uncorrelated with every function of a single column, so models that only add see noise.
+* A null is worth 0.
 
-* numeric terms: monotone in some columns, a bump in others (a linear model cannot see those);
-* a weight for each id, in small and in long-tailed columns, and for each user;
-* crosses: the dot product of two ids' latent vectors, centred so that neither id alone tells
-  anything about it. A model without interactions scores them as noise.
+Every ``f`` has mean 0 and variance 1; ``a`` and ``b`` give each term its share of the variance.
+These and the intercept are measured, for each seed, on rows that are never written.
 
-A null is worth 0 in every term.
+A cross uses the weights that also act alone. With weights of their own, crosses could not be
+learned from few rows: without a main effect to start from, gradient descent stays where the
+embeddings are small and their products vanish.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
-Floats = NDArray[np.float64]
-Ids = NDArray[np.uint64]
+from tzrec_core.data.draws import Index, Numbers, bits, stream_key, uniform, zipf
 
 CLICK_RATE = 0.25
-UTILITY_STD = 1.9
-NUM_USERS = 2000
-USER_EXPONENT = 0.6
-NUM_PILOT_ROWS = 1 << 15
-SESSION_PAGE = 32  # a session never crosses a multiple of this many rows
-SESSION_START = 1 / 6
+UTILITY_DEVIATION = 1.9
+_PILOT_ROWS = np.arange(1 << 62, (1 << 62) + (1 << 16), dtype=np.uint64)
+_SESSION_PAGE = 32  # rows; no session goes on in the next page
+_SESSION_LENGTH = 6.0  # rows, but for the ends of pages
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of counts, log-logistic: ``median * odds ** shape`` with odds from a uniform."""
+    """A column of counts, floor(median * odds ** shape), the odds of a uniform number."""
 
     name: str
     median: float
     shape: float
-    nulls: float
-    curve: str  # "line" | "bump"
-    share: float
+    null_share: float
+    share: float = 0.0
+    bent: bool = False
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """A column of ids, the k-th most frequent with a probability near ``k ** -exponent``."""
+    """A column of ids 1..size, id k with a probability near k ** -exponent."""
 
     name: str
-    vocabulary: int
+    size: int
     exponent: float
-    nulls: float
-    share: float
+    null_share: float
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
 class Cross:
-    """Two columns whose ids have latent vectors of ``rank`` (at most 4) numbers each."""
+    """Two sets of categorical columns that act together."""
 
-    left: str
-    right: str
-    rank: int
+    left: tuple[str, ...]
+    right: tuple[str, ...]
     share: float
 
 
 NUMERIC = (
-    Numeric("int_0", 2, 0.9, 0.45, "line", 1.0),
-    Numeric("int_1", 4, 1.2, 0.00, "bump", 1.0),
-    Numeric("int_2", 8, 0.9, 0.21, "line", 0.5),
-    Numeric("int_3", 5, 0.6, 0.21, "line", 0.5),
-    Numeric("int_4", 2500, 1.1, 0.03, "bump", 1.5),
-    Numeric("int_5", 40, 1.0, 0.22, "line", 0.5),
-    Numeric("int_6", 4, 0.9, 0.04, "bump", 1.0),
-    Numeric("int_7", 9, 0.6, 0.00, "line", 0.0),
-    Numeric("int_8", 45, 0.8, 0.04, "bump", 1.0),
-    Numeric("int_9", 1, 0.3, 0.45, "line", 0.0),
-    Numeric("int_10", 2, 0.6, 0.04, "line", 0.5),
-    Numeric("int_11", 1, 0.5, 0.76, "line", 0.5),
-    Numeric("int_12", 6, 0.6, 0.21, "line", 0.0),
+    Numeric("int_0", median=2, shape=0.9, null_share=0.45, share=2),
+    Numeric("int_1", median=4, shape=1.2, null_share=0.00, share=2, bent=True),
+    Numeric("int_2", median=8, shape=0.9, null_share=0.21, share=1),
+    Numeric("int_3", median=5, shape=0.6, null_share=0.21),
+    Numeric("int_4", median=2500, shape=1.1, null_share=0.03, share=3, bent=True),
+    Numeric("int_5", median=40, shape=1.0, null_share=0.22, share=1),
+    Numeric("int_6", median=4, shape=0.9, null_share=0.04),
+    Numeric("int_7", median=9, shape=0.6, null_share=0.00),
+    Numeric("int_8", median=45, shape=0.8, null_share=0.04),
+    Numeric("int_9", median=1, shape=0.3, null_share=0.45),
+    Numeric("int_10", median=2, shape=0.6, null_share=0.04, share=1),
+    Numeric("int_11", median=1, shape=0.5, null_share=0.76),
+    Numeric("int_12", median=6, shape=0.6, null_share=0.21),
 )
-
 CATEGORICAL = (
-    Categorical("cat_0", 1460, 1.1, 0.00, 3.0),
-    Categorical("cat_1", 583, 1.05, 0.00, 3.0),
-    Categorical("cat_2", 200_000, 1.15, 0.03, 4.0),
-    Categorical("cat_3", 100_000, 1.2, 0.03, 4.0),
-    Categorical("cat_4", 305, 1.1, 0.00, 2.0),
-    Categorical("cat_5", 24, 1.1, 0.12, 2.0),
-    Categorical("cat_6", 12_500, 1.1, 0.00, 5.0),
-    Categorical("cat_7", 633, 1.2, 0.00, 2.0),
-    Categorical("cat_8", 3, 1.0, 0.00, 1.0),
-    Categorical("cat_9", 30_000, 1.1, 0.00, 4.0),
-    Categorical("cat_10", 5600, 1.1, 0.00, 3.0),
-    Categorical("cat_11", 150_000, 1.2, 0.03, 4.0),
-    Categorical("cat_12", 3200, 1.1, 0.00, 3.0),
-    Categorical("cat_13", 27, 1.1, 0.00, 2.0),
-    Categorical("cat_14", 15_000, 1.15, 0.00, 3.0),
-    Categorical("cat_15", 120_000, 1.1, 0.03, 0.0),
-    Categorical("cat_16", 10, 1.1, 0.00, 1.0),
-    Categorical("cat_17", 5600, 1.1, 0.00, 0.0),
-    Categorical("cat_18", 2100, 1.1, 0.44, 1.0),
-    Categorical("cat_19", 4, 1.0, 0.44, 0.5),
-    Categorical("cat_20", 140_000, 1.2, 0.03, 0.0),
-    Categorical("cat_21", 18, 1.1, 0.76, 0.5),
-    Categorical("cat_22", 15, 1.1, 0.00, 1.0),
-    Categorical("cat_23", 50_000, 1.1, 0.03, 0.0),
-    Categorical("cat_24", 105, 1.1, 0.44, 1.0),
-    Categorical("cat_25", 40_000, 1.1, 0.44, 0.0),
+    Categorical("cat_0", size=1500, exponent=1.1, null_share=0.00, share=3),
+    Categorical("cat_1", size=600, exponent=1.05, null_share=0.00, share=3),
+    Categorical("cat_2", size=200_000, exponent=1.15, null_share=0.03, share=5),
+    Categorical("cat_3", size=100_000, exponent=1.2, null_share=0.03, share=5),
+    Categorical("cat_4", size=300, exponent=1.1, null_share=0.00, share=3),
+    Categorical("cat_5", size=24, exponent=1.1, null_share=0.12, share=2),
+    Categorical("cat_6", size=12_500, exponent=1.1, null_share=0.00, share=5),
+    Categorical("cat_7", size=630, exponent=1.2, null_share=0.00, share=3),
+    Categorical("cat_8", size=3, exponent=1.0, null_share=0.00, share=1),
+    Categorical("cat_9", size=30_000, exponent=1.1, null_share=0.00, share=5),
+    Categorical("cat_10", size=5600, exponent=1.1, null_share=0.00),
+    Categorical("cat_11", size=150_000, exponent=1.2, null_share=0.03, share=5),
+    Categorical("cat_12", size=3200, exponent=1.1, null_share=0.00, share=3),
+    Categorical("cat_13", size=27, exponent=1.1, null_share=0.00, share=2),
+    Categorical("cat_14", size=15_000, exponent=1.15, null_share=0.00),
+    Categorical("cat_15", size=120_000, exponent=1.1, null_share=0.03),
+    Categorical("cat_16", size=10, exponent=1.1, null_share=0.00, share=2),
+    Categorical("cat_17", size=5600, exponent=1.1, null_share=0.00),
+    Categorical("cat_18", size=2100, exponent=1.1, null_share=0.44),
+    Categorical("cat_19", size=4, exponent=1.0, null_share=0.44, share=1),
+    Categorical("cat_20", size=140_000, exponent=1.2, null_share=0.03),
+    Categorical("cat_21", size=18, exponent=1.1, null_share=0.76, share=1),
+    Categorical("cat_22", size=15, exponent=1.1, null_share=0.00, share=2),
+    Categorical("cat_23", size=50_000, exponent=1.1, null_share=0.03),
+    Categorical("cat_24", size=105, exponent=1.1, null_share=0.44, share=2),
+    Categorical("cat_25", size=40_000, exponent=1.1, null_share=0.44),
 )
-
-USER_SHARE = 10.0
-
+USER = Categorical("user_id", size=2000, exponent=0.6, null_share=0.0, share=8)
 CROSSES = (
-    Cross("cat_1", "cat_13", 3, 8.0),
-    Cross("cat_4", "cat_22", 3, 8.0),
-    Cross("cat_0", "cat_5", 3, 7.0),
-    Cross("cat_7", "cat_16", 3, 7.0),
-    Cross("user_id", "cat_24", 2, 2.0),
+    Cross(("user_id", "cat_0", "cat_4"), ("cat_1", "cat_7", "cat_13"), share=18),
+    Cross(("cat_5", "cat_16"), ("cat_12", "cat_22"), share=12),
 )
 
-
-def key(seed: int, *names: str) -> np.uint64:
-    """Returns the hash key of one stream of numbers."""
-    digest = hashlib.sha256("/".join((str(seed), *names)).encode()).digest()
-    return np.uint64(int.from_bytes(digest[:8], "little"))
+_NUMERIC_TERMS = tuple(column for column in NUMERIC if column.share)
+_ID_TERMS = tuple(column for column in (USER, *CATEGORICAL) if column.share)
+_TOTAL_SHARE = sum(term.share for term in (*_NUMERIC_TERMS, *_ID_TERMS, *CROSSES))
 
 
-def mixed(stream: np.uint64, index: Ids) -> Ids:
-    """Returns 64 random bits for each index: the output function of SplitMix64 (Steele 2014)."""
-    bits = index * np.uint64(0x9E3779B97F4A7C15)
-    bits += stream
-    bits ^= bits >> np.uint64(30)
-    bits *= np.uint64(0xBF58476D1CE4E5B9)
-    bits ^= bits >> np.uint64(27)
-    bits *= np.uint64(0x94D049BB133111EB)
-    bits ^= bits >> np.uint64(31)
-    return bits
+@dataclass(frozen=True)
+class Draws:
+    """What consecutive rows hold.
 
+    Attributes:
+        numbers: [rows] of each numeric column, NaN where it is null.
+        ids: [rows] of each categorical column and of ``user_id``, 0 where it is null.
+        sessions: [rows], the row with which each row's session begins.
+    """
 
-def uniform(stream: np.uint64, index: Ids) -> Floats:
-    """Returns numbers of the open interval (0, 1)."""
-    numbers = (mixed(stream, index) >> np.uint64(12)).astype(np.float64)
-    numbers += 0.5
-    numbers *= 2.0**-52
-    return numbers
-
-
-def zipf(numbers: Floats, size: int, exponent: float) -> Ids:
-    """Turns uniform numbers into ids 1..size by inverting a power law cut at ``size``."""
-    if exponent == 1.0:
-        ids = (size + 1.0) ** numbers
-    else:
-        power = 1.0 - exponent
-        ids = (numbers * ((size + 1.0) ** power - 1.0) + 1.0) ** (1.0 / power)
-    return np.minimum(ids, size).astype(np.uint64)
-
-
-def latent(stream: np.uint64, ids: Ids, rank: int) -> Floats:
-    """Returns [rank, len(ids)] numbers of (-1, 1), 16 bits of one hash each."""
-    words = mixed(stream, ids).view(np.uint16).reshape(-1, 4)[:, :rank].T
-    return (words.astype(np.float64) - 32767.5) / 32768.0
-
-
-def draw_numeric(seed: int, column: Numeric, rows: Ids) -> Floats:
-    """Returns the counts of ``rows``; NaN where the column is null."""
-    odds = uniform(key(seed, column.name), rows)
-    odds /= 1.0 - odds
-    counts = np.minimum(np.floor(column.median * odds**column.shape), 1e6)
-    if column.nulls:
-        counts[uniform(key(seed, column.name, "null"), rows) < column.nulls] = np.nan
-    return counts
-
-
-def draw_categorical(seed: int, column: Categorical, rows: Ids) -> Ids:
-    """Returns the ids of ``rows``, 1 the most frequent; 0 where the column is null."""
-    ids = zipf(uniform(key(seed, column.name), rows), column.vocabulary, column.exponent)
-    if column.nulls:
-        ids[uniform(key(seed, column.name, "null"), rows) < column.nulls] = 0
-    return ids
-
-
-def draw_sessions(seed: int, rows: Ids) -> Ids:
-    """Returns the row with which each row's session begins; ``rows`` must be consecutive."""
-    first = int(rows[0]) // SESSION_PAGE * SESSION_PAGE
-    page = np.arange(first, int(rows[-1]) + 1, dtype=np.uint64)
-    starts = uniform(key(seed, "session"), page) < SESSION_START
-    starts |= page % np.uint64(SESSION_PAGE) == 0
-    begins = np.maximum.accumulate(np.where(starts, page, np.uint64(first)))
-    return begins[len(page) - len(rows) :]
+    numbers: Mapping[str, Numbers]
+    ids: Mapping[str, Index]
+    sessions: Index
 
 
 @dataclass(frozen=True)
 class PlantedModel:
-    """What a seed fixes: the mean of each term before centring, its scale, the intercept."""
+    """What ``plant`` has measured.
+
+    Attributes:
+        seed: that of the rows.
+        centers: mean of each column's raw ``f``.
+        deviations: standard deviation of it, a null counted as the mean.
+        cross_deviations: standard deviation of each of ``CROSSES``.
+        intercept: makes the mean probability of a click ``CLICK_RATE``.
+    """
 
     seed: int
-    means: Mapping[str, Floats]
-    scales: Mapping[str, float]
+    centers: Mapping[str, float]
+    deviations: Mapping[str, float]
+    cross_deviations: tuple[float, ...]
     intercept: float
 
 
-def draw(seed, rows):
-    columns = {column.name: draw_numeric(seed, column, rows) for column in NUMERIC}
-    columns |= {column.name: draw_categorical(seed, column, rows) for column in CATEGORICAL}
-    columns["session"] = draw_sessions(seed, rows)
-    columns["user_id"] = zipf(
-        uniform(key(seed, "user"), columns["session"]), NUM_USERS, USER_EXPONENT
-    )
-    return columns
+def draw(seed: int, rows: Index) -> Draws:
+    """Draws all columns of consecutive ``rows``."""
+    sessions = _draw_sessions(seed, rows)
+    users = uniform(stream_key(seed, USER.name), sessions)
+    ids = {USER.name: zipf(users, size=USER.size, exponent=USER.exponent)}
+    for column in CATEGORICAL:
+        numbers = uniform(stream_key(seed, column.name), rows)
+        ids[column.name] = zipf(numbers, size=column.size, exponent=column.exponent)
+        ids[column.name][_nulls(seed, column, rows)] = 0
+    numbers = {}
+    for column in NUMERIC:
+        odds = uniform(stream_key(seed, column.name), rows)
+        odds /= 1.0 - odds
+        numbers[column.name] = np.minimum(np.floor(column.median * odds**column.shape), 1e6)
+        numbers[column.name][_nulls(seed, column, rows)] = np.nan
+    return Draws(numbers, ids, sessions)
 
 
-def _factors(seed, term, columns):
-    """Returns (name, values, present) of the factors whose product is the term."""
-    if isinstance(term, Numeric):
-        x = columns[term.name]
-        present = ~np.isnan(x)
-        t = (np.log1p(np.where(present, x, 0.0)) - np.log1p(term.median)) / (term.shape * 1.8)
-        v = np.clip(t, -3, 3) if term.curve == "line" else np.exp(-2 * (t - 0.3) ** 2)
-        return [(term.name, v[None], present)]
-    if isinstance(term, Categorical):
-        return [
-            (
-                term.name,
-                latent(key(seed, term.name, "weight"), columns[term.name], 1),
-                columns[term.name] > 0,
-            )
-        ]
-    return [
-        (
-            f"{c} in {term.left} x {term.right}",
-            latent(key(seed, term.left, term.right, c), columns[c], term.rank),
-            columns[c] > 0,
-        )
-        for c in (term.left, term.right)
-    ]
+def plant(seed: int) -> PlantedModel:
+    """Returns the model of a seed; it is the same for any number of rows."""
+    draws = draw(seed, _PILOT_ROWS)
+    centers, deviations = {}, {}
+    for name, raw in _raw_factors(seed, draws):
+        centers[name] = float(np.nanmean(raw))
+        squares = np.square(np.nan_to_num(raw - centers[name], nan=0.0))
+        deviations[name] = float(np.sqrt(squares.mean()))
+    model = PlantedModel(seed, centers, deviations, (1.0,) * len(CROSSES), 0.0)
+    factors = _factors(model, draws)
+    cross_deviations = tuple(float(_product(cross, factors).std()) for cross in CROSSES)
+    model = PlantedModel(seed, centers, deviations, cross_deviations, 0.0)
+    intercept = _intercept(utility(model, draws))
+    return PlantedModel(seed, centers, deviations, cross_deviations, intercept)
 
 
-TERMS = tuple(
-    t
-    for t in (
-        *NUMERIC,
-        *CATEGORICAL,
-        Categorical("user_id", NUM_USERS, USER_EXPONENT, 0.0, USER_SHARE),
-        *CROSSES,
-    )
-    if t.share > 0
-)
+def utility(model: PlantedModel, draws: Draws) -> Numbers:
+    """Returns [rows]: the log odds of a click."""
+    factors = _factors(model, draws)
+    total = np.full(len(draws.sessions), model.intercept)
+    for column in (*_NUMERIC_TERMS, *_ID_TERMS):
+        total += _amplitude(column.share) * factors[column.name]
+    for cross, deviation in zip(CROSSES, model.cross_deviations, strict=True):
+        total += _amplitude(cross.share) / deviation * _product(cross, factors)
+    return total
 
 
-def _name(t):
-    return f"{t.left}x{t.right}" if isinstance(t, Cross) else t.name
+def sigmoid(x: Numbers) -> Numbers:
+    """Returns 1 / (1 + exp(-x))."""
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
 
-def _term(seed, term, columns, means):
-    product = 1.0
-    for name, values, present in _factors(seed, term, columns):
-        product = product * (values - means[name][:, None]) * present
-    return product.sum(axis=0)
+def _draw_sessions(seed: int, rows: Index) -> Index:
+    first = rows[0] // np.uint64(_SESSION_PAGE) * np.uint64(_SESSION_PAGE)
+    page = np.arange(first, rows[-1] + np.uint64(1), dtype=np.uint64)
+    begins = uniform(stream_key(seed, "session"), page) < 1.0 / _SESSION_LENGTH
+    begins |= page % np.uint64(_SESSION_PAGE) == 0
+    return np.maximum.accumulate(np.where(begins, page, first))[-len(rows) :]
 
 
-def plant(seed):
-    columns = draw(seed, np.arange(NUM_PILOT_ROWS, dtype=np.uint64) + np.uint64(1 << 62))
-    means = {
-        name: values[:, present].mean(axis=1)
-        for t in TERMS
-        for name, values, present in _factors(seed, t, columns)
+def _nulls(seed: int, column: Numeric | Categorical, rows: Index) -> npt.NDArray[np.bool_]:
+    return uniform(stream_key(seed, column.name, "null"), rows) < column.null_share
+
+
+def _raw_factors(seed: int, draws: Draws) -> Iterator[tuple[str, Numbers]]:
+    """Yields ``f`` of each column that acts, before it is centred; NaN where it is null."""
+    for number in _NUMERIC_TERMS:
+        x = np.log1p(draws.numbers[number.name]) - np.log1p(number.median)
+        yield number.name, np.abs(x) if number.bent else x
+    for column in _ID_TERMS:
+        ids = draws.ids[column.name]
+        weights = bits(stream_key(seed, column.name, "weight"), ids).astype(np.float64)
+        weights[ids == 0] = np.nan
+        yield column.name, weights
+
+
+def _factors(model: PlantedModel, draws: Draws) -> dict[str, Numbers]:
+    return {
+        name: np.nan_to_num((raw - model.centers[name]) / model.deviations[name], nan=0.0)
+        for name, raw in _raw_factors(model.seed, draws)
     }
-    total = sum(t.share for t in TERMS)
-    scales = {
-        _name(t): UTILITY_STD * (t.share / total) ** 0.5 / _term(seed, t, columns, means).std()
-        for t in TERMS
-    }
-    u = sum(scales[_name(t)] * _term(seed, t, columns, means) for t in TERMS)
-    low, high = -10.0, 10.0
-    for _ in range(60):
-        mid = (low + high) / 2
-        if (1 / (1 + np.exp(-u - mid))).mean() < CLICK_RATE:
-            low = mid
+
+
+def _product(cross: Cross, factors: Mapping[str, Numbers]) -> Numbers:
+    left = np.sum([factors[name] for name in cross.left], axis=0)
+    return np.asarray(left * np.sum([factors[name] for name in cross.right], axis=0))
+
+
+def _amplitude(share: float) -> float:
+    return float(UTILITY_DEVIATION * np.sqrt(share / _TOTAL_SHARE))
+
+
+def _intercept(utilities: Numbers) -> float:
+    """Returns what to add for a mean probability of ``CLICK_RATE``, by bisection."""
+    low, high = -20.0, 20.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        if sigmoid(utilities + middle).mean() < CLICK_RATE:
+            low = middle
         else:
-            high = mid
-    return PlantedModel(seed, means, scales, low)
-
-
-def utility(model, columns):
-    u = model.intercept
-    for t in TERMS:
-        u = u + model.scales[_name(t)] * _term(model.seed, t, columns, model.means)
-    return u
+            high = middle
+    return low

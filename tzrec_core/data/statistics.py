@@ -28,8 +28,9 @@ class Distinct:
     """Sorted, without repetition, at most ``SKETCH_SIZE``."""
 
     def __add__(self, other: "Distinct") -> "Distinct":
-        merged = np.unique(np.concatenate([self.hashes, other.hashes]))
-        return Distinct(merged[:SKETCH_SIZE])
+        # Sorting beats numpy.unique, which hashes.
+        merged = np.sort(np.concatenate([self.hashes, other.hashes]))
+        return Distinct(merged[np.diff(merged, prepend=~merged[:1]) != 0][:SKETCH_SIZE])
 
     @property
     def is_exact(self) -> bool:
@@ -100,13 +101,17 @@ def summarize(column: pa.ChunkedArray, *, is_number: bool) -> ColumnSummary:
     A row without values counts as null; the values of all rows count otherwise, and of a map its
     keys.
     """
-    chunk = column.combine_chunks()
-    nulls = chunk.null_count
-    if types.is_map(chunk.type) or types.is_list(chunk.type):
-        nulls = int(pc.sum(pc.equal(pc.list_value_length(chunk).fill_null(0), 0)).as_py() or 0)
-    values = _values(chunk)
+    values = column.combine_chunks()
+    nulls = values.null_count
+    if types.is_map(values.type) or columns.is_list(values.type):
+        rows = columns.lists(values)
+        nulls = int((np.diff(rows.offsets) == 0).sum())
+        values = rows.values
+        if types.is_struct(values.type):
+            values = values.flatten()[0]
+    values = values.drop_null()
     different = pc.unique(values).to_numpy(zero_copy_only=False)
-    hashes = np.unique(mix64(_bits(different)))[:SKETCH_SIZE]
+    hashes = np.sort(mix64(_bits(different)))[:SKETCH_SIZE]
     moments = _moments(values.to_numpy(zero_copy_only=False)) if is_number else None
     return ColumnSummary(len(column), nulls, Distinct(hashes), moments)
 
@@ -131,14 +136,6 @@ def describe(summary: ColumnSummary) -> dict[str, Any]:
             name: number if math.isfinite(number) else None for name, number in numbers.items()
         }
     return described
-
-
-def _values(chunk: pa.Array) -> pa.Array:
-    if types.is_map(chunk.type) or columns.is_list(chunk.type):
-        chunk = columns.lists(chunk).values
-    if types.is_struct(chunk.type):
-        chunk = chunk.flatten()[0]
-    return chunk.drop_null()
 
 
 def _bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:

@@ -106,9 +106,13 @@ class BatchSchema:
         Raises:
             ValueError: A column that is needed is not available.
         """
-        needed = {f.column: f"feature {f.name!r}" for f in reversed(self.features)}
-        needed |= {name: "a sample weight" for name in self.sample_weights}
-        needed |= {name: "a label" for name in self.labels}
+        needed: dict[str, str] = {}
+        for feature in self.features:
+            needed.setdefault(feature.column, f"feature {feature.name!r}")
+        for name in self.labels:
+            needed.setdefault(name, "a label")
+        for name in self.sample_weights:
+            needed.setdefault(name, "a sample weight")
         for key in self.group_keys:
             needed.setdefault(self.group_column(key, available), f"grouping key {key!r}")
         for column, user in needed.items():

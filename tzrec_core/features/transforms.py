@@ -1,6 +1,6 @@
 """Raw tables to encoded tables: the one path of data preparation, loading and serving."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,15 +39,18 @@ def encode(raw: pa.Table, schema: BatchSchema) -> Encoded:
     for feature in schema.features:
         encoded[feature.name], counts[feature.name] = _encode_feature(raw[feature.column], feature)
     for name in schema.labels:
-        encoded[name] = _convert(raw[name], f"label {name!r}", _label)
+        # In one piece, so that an error counts the rows of the whole table.
+        column = raw[name].combine_chunks()
+        encoded[name] = _convert([column], f"label, column {name!r}", _label)
     for name in schema.sample_weights:
-        weight = _convert(raw[name], f"sample weight {name!r}", _weight)
+        column = raw[name].combine_chunks()
+        weight = _convert([column], f"sample weight, column {name!r}", _weight)
         # A column that is label and weight is stored as the label, which holds it exactly.
         encoded.setdefault(name, weight)
     for key in schema.group_keys:
-        column = schema.group_column(key, raw.column_names)
-        name = f"grouping key {key!r}, column {column!r}"
-        encoded[id_column(key)] = _convert(raw[column], name, group_ids)
+        source = schema.group_column(key, raw.column_names)
+        name = f"grouping key {key!r}, column {source!r}"
+        encoded[id_column(key)] = _convert(_chunks(raw[source]), name, group_ids)
     return Encoded(pa.table(encoded), counts)
 
 
@@ -75,18 +78,17 @@ def _encode_feature(
 
 
 def _convert(
-    column: pa.ChunkedArray, name: str, function: Callable[[pa.Array], pa.Array]
+    chunks: Iterable[pa.Array], name: str, function: Callable[[pa.Array], pa.Array]
 ) -> pa.ChunkedArray:
     try:
-        return pa.chunked_array([function(chunk) for chunk in _chunks(column)])
+        return pa.chunked_array([function(chunk) for chunk in chunks])
     except (ValueError, pa.ArrowException) as error:
         raise ValueError(f"{name}: {error}") from None
 
 
 def _chunks(column: pa.ChunkedArray) -> list[pa.Array]:
     """Returns the chunks with rows; of an empty column one empty chunk, which has the type."""
-    chunks = [chunk for chunk in column.chunks if len(chunk)]
-    return chunks or [pa.array([], column.type)]
+    return [chunk for chunk in column.chunks if len(chunk)] or [column.combine_chunks()]
 
 
 def _label(column: pa.Array) -> pa.Array:

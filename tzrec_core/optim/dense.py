@@ -17,13 +17,6 @@ def combine(model: DistributedModelParallel, dense: DenseFactory) -> CombinedOpt
     themselves have been updated in the backward pass.
     """
     parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
-    tables = {
-        f"{path}.embedding_bags.{table}.weight".lstrip(".")
-        for path, plan in model.plan.plan.items()
-        for table in plan
-    }
-    # A table here was sharded without its rule, or replicated: it would get the dense optimizer.
-    assert not tables & parameters.keys(), f"tables without sparse optimizer: {sorted(tables)}"
     return CombinedOptimizer(
         [("sparse", model.fused_optimizer), ("dense", KeyedOptimizerWrapper(parameters, dense))]
     )

@@ -2,12 +2,16 @@
 
 import pyarrow as pa
 from google.protobuf import text_format
+from hypothesis import settings
 
 from tzrec_core.features.build import build_features, build_schema
 from tzrec_core.features.schema import BatchSchema, Feature
 from tzrec_core.protos.data_pb2 import DataConfig
 from tzrec_core.protos.feature_pb2 import FeatureConfig
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+
+few = settings(max_examples=25, deadline=None)
+"""For tests that many parameters multiply, on machines that others use too."""
 
 
 def parse_feature(text: str, fg_mode: str = "FG_NORMAL") -> Feature:

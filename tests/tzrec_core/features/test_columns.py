@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tzrec_core.features.parsing import sliced, string_forms
+from tests.tzrec_core.features.parsing import few, sliced, string_forms
 from tzrec_core.features import columns
 from tzrec_core.features.columns import Lists
 
@@ -21,6 +21,7 @@ def array_with_hidden_values() -> pa.Array:
     return pa.ListArray.from_arrays([0, 1, 3, 4], [1, 2, 3, 4], mask=pa.array([False, True, False]))
 
 
+@few
 @given(ROWS)
 def test_lists_are_the_rows_with_nulls_empty(rows):
     expected = [row or [] for row in rows]
@@ -55,6 +56,7 @@ def test_lists_of_a_map_are_its_entries():
     assert rows_of(columns.lists(sliced(column))) == expected
 
 
+@few
 @given(ROWS, st.lists(st.integers(10, 19), max_size=3))
 def test_rows_left_empty_without_their_nulls_are_filled(rows, default):
     kept = columns.without_nulls(columns.lists(pa.array(rows, pa.list_(pa.int64()))))
@@ -74,6 +76,7 @@ def test_more_values_than_32_bit_offsets_can_count_are_an_error():
         columns.offsets32(np.array([0, 2**31]))
 
 
+@few
 @given(st.lists(st.none() | st.floats(width=32) | st.just(""), max_size=8))
 def test_strings_are_the_numbers_that_they_spell(values):
     expected = [np.nan if value in (None, "") else value for value in values]

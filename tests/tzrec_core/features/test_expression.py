@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tzrec_core.features.parsing import few
 from tzrec_core.features.expression import CONSTANTS, FOLDS, FUNCTIONS, compile_expression
 
 X = np.array([-2.5, -1.0, 0.0, 0.5, 1.0, 3.0])
@@ -42,6 +43,7 @@ def test_expression_means_what_it_does_in_python(text, reference):
     np.testing.assert_allclose(compile_expression(text)(X), [reference(x) for x in X], rtol=1e-12)
 
 
+@few
 @given(
     st.recursive(
         st.sampled_from(["x", "1", "2.5", "0.5"]),

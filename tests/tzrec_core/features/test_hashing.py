@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tzrec_core.features.parsing import sliced
+from tests.tzrec_core.features.parsing import few, sliced
 from tzrec_core.features.hashing import hash_ids, hash_text
 
 MASK = 2**64 - 1
@@ -67,6 +67,7 @@ def test_hash_is_the_published_one(text, published):
     assert hash_text(pa.array([text])).tolist() == [published]
 
 
+@few
 @given(st.lists(st.text(max_size=80), max_size=20))
 def test_hash_is_xxh64_of_the_utf8_bytes(values):
     expected = [xxh64(value.encode()) for value in values]
@@ -75,6 +76,7 @@ def test_hash_is_xxh64_of_the_utf8_bytes(values):
     assert hash_text(sliced(pa.array(values, pa.large_string()))).tolist() == expected
 
 
+@few
 @given(
     st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=20),
     st.sampled_from([1, 2, 1000, 2**63 - 1]),

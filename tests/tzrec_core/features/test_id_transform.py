@@ -9,6 +9,7 @@ from xxhash import xxh64_intdigest
 
 from tests.tzrec_core.features.parsing import (
     encoded_values,
+    few,
     parse_feature,
     sliced,
     string_forms,
@@ -71,6 +72,7 @@ OPTIONS = [("", None), ("", 4), ("7", None), ("7", 4), ("unk", None), ("x", 4)]
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(("default", "unknown"), OPTIONS)
+@few
 @given(data=st.data())
 def test_ids_are_those_of_encoding_value_by_value(source, default, unknown, data):
     if source == "buckets" and not default.isdigit():
@@ -102,6 +104,7 @@ def test_ids_are_those_of_encoding_value_by_value(source, default, unknown, data
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(("default", "unknown"), [("", None), ("7", None), ("7", 4)])
+@few
 @given(values=st.lists(st.none() | NUMBERS, max_size=8))
 def test_an_integer_column_has_one_id_or_none_per_row(source, default, unknown, values):
     rest = f'default_value: "{default}"' + (
@@ -119,6 +122,7 @@ def test_an_integer_column_has_one_id_or_none_per_row(source, default, unknown, 
 
 
 @pytest.mark.parametrize("source", SOURCES)
+@few
 @given(values=st.lists(st.none() | WORDS, max_size=8))
 def test_a_string_column_with_value_dim_1_is_not_split(source, values):
     if source == "buckets":
@@ -216,6 +220,7 @@ PAIRS = st.lists(st.none() | st.lists(st.tuples(NUMBERS, WEIGHTS), max_size=3), 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("default", ["", "7", "7:0.5|0:2"])
+@few
 @given(rows=PAIRS)
 def test_weights_stay_with_their_ids(source, default, rows):
     rows = [row and [(key, w) for key, w in row if abs(key) < 10**18] for row in rows]

@@ -49,8 +49,7 @@ INTERACTION = """
     feature_groups { group_name: "sparse" feature_names: ["tags", "user", "item", "last_item"] }
 """
 MODELS = {
-    "deepfm": GROUPS
-    + """deepfm { deep { hidden_units: [7, 6] } final { hidden_units: 5 } wide_embedding_dim: 4 }""",
+    "deepfm": GROUPS + """deepfm { deep { hidden_units: [7, 6] } final { hidden_units: 5 } }""",
     "deepfm_without_final": GROUPS + """deepfm { deep { hidden_units: [7, 6] } }""",
     "deepfm_with_fm": GROUPS
     + """feature_groups { group_name: "fm" feature_names: ["last_item", "user"] }

@@ -140,9 +140,7 @@ def test_64_rows_are_learnt_by_heart(name):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     for _ in range(150):
         optimizer.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            model(batch).squeeze(1), target
-        )
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(batch).squeeze(1), target)
         loss.backward()
         optimizer.step()
     assert loss < 0.1

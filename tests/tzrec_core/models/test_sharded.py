@@ -71,11 +71,12 @@ def two_steps(ranks: Ranks, name: str, sizes: list[int]):
     return scores, held
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("sizes", [[6], [6, 3], [5, 0]])
+ONE_RANK = [(name, [6]) for name in MODELS]
+TWO_RANKS = [(name, sizes) for name in ("deepfm", "dlrm") for sizes in ([6, 3], [5, 0])]
+
+
+@pytest.mark.parametrize(("name", "sizes"), ONE_RANK + TWO_RANKS)
 def test_sharded_model_scores_and_learns_as_the_unsharded_one_on_all_rows(name, sizes):
-    if len(sizes) > 1 and name not in ("deepfm", "dlrm"):
-        pytest.skip("two ranks for the two models with all parts")
     results = run(two_steps, len(sizes), name, sizes)
 
     model = reference(name)

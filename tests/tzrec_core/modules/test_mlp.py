@@ -28,9 +28,7 @@ def test_output_is_that_of_plain_matrix_products():
     hidden = (inputs @ first.weight.T + first.bias).clamp(min=0)
 
     assert mlp.out_features == 3
-    torch.testing.assert_close(
-        mlp(inputs), (hidden @ second.weight.T + second.bias).clamp(min=0)
-    )
+    torch.testing.assert_close(mlp(inputs), (hidden @ second.weight.T + second.bias).clamp(min=0))
 
 
 def test_norm_comes_before_the_activation_and_batch_norm_replaces_the_bias():

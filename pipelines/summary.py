@@ -1,0 +1,69 @@
+"""What a finished run prints: its metrics, and where everything is."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from components.run_dir import RunDir
+
+_UNINFORMED = 0.5
+"""What a model that knows nothing reaches, of the metrics whose best possible value is known."""
+
+
+def metrics_table(run_dir: RunDir, *, best_possible: Mapping[str, float]) -> str:
+    """Returns the metrics of the chosen checkpoint, best possible values beside those known."""
+    best = read_json(run_dir.best)
+    rows: list[tuple[str, ...]] = [
+        ("metric", "value", *(("best possible", "share reached") if best_possible else ()))
+    ]
+    for name, value in best["metrics"].items():
+        row: tuple[str, ...] = (name, f"{value:.4f}")
+        if name in best_possible:
+            limit = best_possible[name]
+            share = (value - _UNINFORMED) / (limit - _UNINFORMED)
+            row = (*row, f"{limit:.4f}", f"{share:.1%}")
+        rows.append(row)
+    title = f"{best['checkpoint']}, {best['reason']}:"
+    return "\n".join(["", title, *_aligned(rows)])
+
+
+def places(run_dir: RunDir, tracking_uri: str) -> str:
+    """Returns where the run's files are and how to look at its numbers."""
+    rows: list[tuple[str, ...]] = [
+        ("exported model", _shown(run_dir.export)),
+        ("checkpoints", _shown(run_dir.checkpoints)),
+        ("results", _shown(run_dir.eval_result)),
+        ("config", _shown(run_dir.config)),
+    ]
+    info = run_dir.read_info()
+    if info.mlflow_page and urlsplit(tracking_uri).scheme in ("http", "https"):
+        rows.append(("MLflow", f"{tracking_uri.rstrip('/')}/{info.mlflow_page}"))
+    elif info.mlflow_page:
+        page = f"http://127.0.0.1:5000/{info.mlflow_page}"
+        rows.append(("MLflow", f"make mlflow-ui, then {page}"))
+    return "\n".join(["", f"everything is in {_shown(run_dir.path)}", *_aligned(rows)])
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file."""
+    return json.loads(path.read_text())
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Returns one line a row, its first column to the left and others to the right."""
+    num_columns = max(len(row) for row in rows)
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(num_columns)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=False)]
+        lines.append("  " + "  ".join(cells))
+    return lines
+
+
+def _shown(path: Path) -> str:
+    """Returns a path as seen from here, if that is inside this folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,122 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from components import child
+
+PYTHON = [sys.executable, "-u", "-c"]
+
+
+def test_output_is_shown_as_it_comes_and_kept(capfd):
+    code = "import os, sys; print('out'); print('err', file=sys.stderr); print(os.environ['A'])"
+    ended = child.run([*PYTHON, code], env={"A": "é"})
+
+    assert ended.code == 0
+    assert sorted(ended.lines) == ["err\n", "out\n", "é\n"]
+    assert capfd.readouterr().out == "".join(ended.lines)
+
+
+def test_a_child_that_writes_more_than_a_pipe_holds_ends(capfd):
+    ended = child.run([*PYTHON, "for i in range(200000): print(i)"], env={})
+
+    assert ended.code == 0
+    assert ended.lines[-1] == "199999\n"
+    assert len(ended.lines) <= 2000
+
+
+STOPPING = """
+import sys
+from components import child, steps
+def main(argv):
+    try:
+        child.run([sys.executable, "-u", "-c", {inner!r}], env={{}})
+    finally:
+        print("cleaned up", flush=True)
+steps.run(main, [])
+"""
+SAVING = """
+import signal, sys, time
+def save(*_):
+    print("saving", flush=True)
+    time.sleep(1)
+    print("x" * 200000, "saved", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "to_all", "code"),
+    [(signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143), (signal.SIGINT, False, 130)],
+)
+def test_a_step_that_is_stopped_stops_its_child_and_waits_until_it_has_saved(sent, to_all, code):
+    step = subprocess.Popen(
+        [*PYTHON, STOPPING.format(inner=SAVING)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert step.stdout.readline() == "ready\n"
+    os.killpg(step.pid, sent) if to_all else step.send_signal(sent)
+    output, _ = step.communicate(timeout=30)
+
+    assert step.returncode == code
+    assert "saved" in output
+    assert output.splitlines().index("saving") < output.splitlines().index("cleaned up")
+
+
+def test_a_second_interrupt_kills_a_child_that_does_not_stop():
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('ready', flush=True)\ntime.sleep(60)"
+    )
+    step = subprocess.Popen(
+        [*PYTHON, STOPPING.format(inner=stubborn)], stdout=subprocess.PIPE, text=True
+    )
+    assert step.stdout.readline() == "ready\n"
+    started = time.monotonic()
+    step.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert step.poll() is None
+    step.send_signal(signal.SIGINT)
+    step.communicate(timeout=30)
+
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("[12:00][INFO] hello\nerror: no column 'x'\n", "no column 'x'"),
+        ("error: first\n[12:00] retry\nerror: line 1\nline 2\n", "line 1\nline 2"),
+        ("Traceback (most recent call last):\n  File ...\nKeyError: 'x'\n", "KeyError: 'x'"),
+        ("a.b.StrangeError: x\nlast words\n", "a.b.StrangeError: x"),
+        ("Killed\n\n", "Killed"),
+        ("", "it wrote nothing"),
+    ],
+)
+def test_the_error_is_found_in_the_output(output, expected):
+    assert child.error_of(output.splitlines(keepends=True)) == expected
+
+
+def test_the_error_of_a_rank_is_found_before_what_torchrun_says_of_it(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(
+        textwrap.dedent("""
+        import os, sys, time
+        if os.environ["RANK"] == "1":
+            print("error: the label column 'click' has a null", file=sys.stderr, flush=True)
+            sys.exit(2)
+        time.sleep(60)
+        """)
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ended = child.run([*torchrun, str(script)], env={"OMP_NUM_THREADS": "1"})
+
+    assert ended.code == 1
+    assert child.error_of(ended.lines) == "the label column 'click' has a null"

@@ -1,0 +1,55 @@
+import math
+
+import pytest
+
+from components.choice import choose
+from tzrec_core.eval_result import EvalResult
+from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+
+RESULTS = [
+    EvalResult(10, {"auc": 0.6, "loss": 0.5}),
+    EvalResult(20, {"auc": 0.7, "loss": 0.4}),
+    EvalResult(30, {"auc": 0.7, "loss": 0.3}),
+    EvalResult(40, {"auc": math.nan, "loss": 0.6}),
+]
+
+
+def config(**export_config):
+    message = EasyRecConfig()
+    for name, value in export_config.items():
+        setattr(message.export_config, name, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("export_config", "steps", "step", "reason"),
+    [
+        ({}, [10, 20, 30, 40], 40, "the latest of 4 checkpoints"),
+        ({"exporter_type": "best"}, [10, 20, 30, 40], 20, "the largest auc of 4 checkpoints"),
+        ({"exporter_type": "best"}, [10, 30, 50], 30, "the largest auc of 2 checkpoints"),
+        (
+            {
+                "exporter_type": "best", "best_exporter_metric": "loss",
+                "metric_larger_is_better": False,
+            },
+            [10, 20, 30], 30, "the smallest loss of 3 checkpoints",
+        ),
+    ],
+)  # fmt: skip
+def test_the_config_decides_among_the_checkpoints_that_there_are(
+    export_config, steps, step, reason
+):
+    result, why = choose(config(**export_config), RESULTS, steps)
+
+    assert result.step == step
+    assert why == reason
+
+
+def test_checkpoints_without_a_result_cannot_be_chosen():
+    with pytest.raises(ValueError, match=r"none of the checkpoints \[50\] has"):
+        choose(config(), RESULTS, [50])
+
+
+def test_an_unknown_metric_is_an_error_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'gauc'; they have \['auc', 'loss'\]"):
+        choose(config(exporter_type="best", best_exporter_metric="gauc"), RESULTS, [10])

@@ -1,0 +1,243 @@
+"""kfp.local runs a compiled pipeline; the tests fail for kfp.local as it is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from kfp import compiler, components, dsl
+
+from components.container import EXECUTOR_MARKER
+from components.run_dir import RunDir, RunInfo
+from components.steps import StepFailedError
+from pipelines import local
+
+STEP = """
+import json, os, sys
+message = json.loads(sys.argv[2])
+values = message["inputs"]["parameterValues"]
+outputs = message["outputs"]
+print("[log] first line\\n[log] second line", flush=True)
+exec(values["code"])
+artifact = outputs["artifacts"]["said"]["artifacts"][0]
+artifact["metadata"] = {"values": values, "python": sys.executable, "many": list(range(1000))}
+os.makedirs(os.path.dirname(outputs["outputFile"]), exist_ok=True)
+with open(outputs["outputFile"], "w") as file:
+    json.dump({"artifacts": {"said": {"artifacts": [artifact]}}}, file)
+with open(values["run_dir"] + "/" + values["name"] + ".json", "w") as file:
+    before = message["inputs"].get("artifacts")
+    json.dump(artifact["metadata"] | {"env": dict(os.environ), "before": before}, file)
+"""
+
+
+@dsl.container_component
+def first(
+    run_dir: str, name: str, code: str, text: str, count: int, run_id: str,
+    said: dsl.Output[dsl.Artifact],
+):  # fmt: skip
+    return dsl.ContainerSpec("image", ["python3", "-c", STEP], [EXECUTOR_MARKER, "{{$}}"])
+
+
+@dsl.container_component
+def second(
+    run_dir: str, name: str, code: str, before: dsl.Input[dsl.Artifact],
+    said: dsl.Output[dsl.Artifact],
+):  # fmt: skip
+    return dsl.ContainerSpec("image", ["python3", "-c", STEP], [EXECUTOR_MARKER, "{{$}}"])
+
+
+@dsl.pipeline(name="two-steps")
+def two_steps(run_dir: str, text: str = "", count: int = 3, code: str = "", share: float = 0.5):
+    one = first(
+        run_dir=run_dir, name="first", code=code, text=text, count=count,
+        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    )  # fmt: skip
+    second(run_dir=run_dir, name="second", code="", before=one.outputs["said"])
+
+
+@pytest.fixture(scope="module")
+def yaml(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compiler.Compiler().compile(two_steps, str(path))
+    return path
+
+
+def run(yaml, run_dir, **values):
+    """Runs the pipeline; returns what its first step got, and where it ran."""
+    run_dir.mkdir(exist_ok=True)
+    local.run(yaml, {"run_dir": str(run_dir), **values}, env={})
+    return json.loads((run_dir / "first.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/usr/lib/python3/x python3",
+        '{"a.b[c=\'d\']": "1; \\"2\\""}',
+        "three\nlines\n\tof $HOME `text` %s",
+        "",
+        "é世 \\ {'a'}",
+    ],
+)
+def test_values_reach_a_step_as_they_were_given(yaml, tmp_path, text):
+    got = run(yaml, tmp_path / "run", text=text, count="7")
+
+    assert got["values"]["text"] == text
+    assert got["values"]["count"] == 7
+    assert isinstance(got["values"]["count"], int)
+
+
+def test_steps_run_with_this_python_and_the_given_environment(yaml, tmp_path, monkeypatch):
+    monkeypatch.setenv("INHERITED", "1")
+    local.run(yaml, {"run_dir": str(tmp_path)}, env={"GIVEN": "2"})
+    got = json.loads((tmp_path / "second.json").read_text())
+
+    assert got["python"] == sys.executable
+    assert got["env"]["INHERITED"] == "1"
+    assert got["env"]["GIVEN"] == "2"
+    assert "GIVEN" not in os.environ
+
+
+def test_metadata_of_an_artifact_reaches_the_next_step(yaml, tmp_path):
+    run(yaml, tmp_path, text="x")
+    before = json.loads((tmp_path / "second.json").read_text())["before"]
+
+    (artifact,) = before["before"]["artifacts"]
+    assert artifact["metadata"]["values"]["text"] == "x"
+
+
+def test_output_of_a_step_is_shown_as_the_step_wrote_it(yaml, tmp_path, capfd):
+    run(yaml, tmp_path)
+
+    lines = capfd.readouterr().out.splitlines()
+    assert lines.count("[log] first line") == 2
+    assert lines.count("[log] second line") == 2
+    assert max(len(line) for line in lines) < 1000  # not a thousand numbers of metadata
+    assert not any("\x1b" in line for line in lines)
+    print("not indented")
+    assert capfd.readouterr().out == "not indented\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("sys.exit('error: no column named x')", "no column named x"),
+        ("raise KeyError('x')", "KeyError: 'x'"),
+        ("os.kill(os.getpid(), 9)", "[log] second line"),
+    ],
+)
+def test_a_step_that_fails_fails_the_run_with_its_own_error(yaml, tmp_path, code, error):
+    with pytest.raises(StepFailedError) as raised:
+        run(yaml, tmp_path, code=code)
+
+    assert str(raised.value) == error
+    assert not (tmp_path / "second.json").exists()
+
+
+def test_a_run_that_is_started_again_over_its_run_dir_has_the_same_id(yaml, tmp_path):
+    ids = [run(yaml, tmp_path / name)["values"]["run_id"] for name in ("a", "b")]
+    RunDir(tmp_path / "b").write_info(RunInfo(ids[1], "tzrec", data=""))
+    again = run(yaml, tmp_path / "b")["values"]["run_id"]
+
+    assert ids[0] != ids[1]
+    assert again == ids[1]
+
+
+def test_a_run_without_a_run_dir_gets_a_folder_named_after_its_id(yaml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "os.makedirs(values['run_dir'], exist_ok=True)"
+    run_dir = local.run(yaml, {"code": code}, env={}).path
+
+    got = json.loads((run_dir / "first.json").read_text())["values"]
+    assert run_dir == tmp_path / "runs" / got["run_id"]
+
+
+def test_nothing_of_kfp_local_stays_replaced(yaml, tmp_path):
+    from kfp.local import logging_utils, subprocess_task_handler
+
+    def functions():
+        return {**vars(logging_utils), **vars(subprocess_task_handler)}
+
+    before = functions()
+    run(yaml, tmp_path)
+    with pytest.raises(StepFailedError):
+        run(yaml, tmp_path, code="sys.exit(1)")
+
+    assert functions() == before
+
+
+def test_no_workspace_folder_is_left_and_the_run_dir_is_not_taken_for_one(
+    yaml, tmp_path, monkeypatch
+):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    run(yaml, tmp_path / "run")
+
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert (tmp_path / "run" / "first.json").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_stops_its_step(yaml, tmp_path, sent):
+    code = textwrap.dedent("""
+        import signal, time
+        def stop(*_):
+            print("stopped", flush=True)
+            sys.exit(143)
+        signal.signal(signal.SIGTERM, stop)
+        print("ready", flush=True)
+        time.sleep(60)
+    """)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom components import steps\n"
+        "from pipelines import local\n"
+        "values = {'run_dir': sys.argv[2], 'code': sys.argv[3]}\n"
+        "steps.run(lambda argv: local.run(Path(sys.argv[1]), values, env={}))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, yaml, tmp_path, code],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line == "ready\n":
+            break
+    process.send_signal(sent)
+    output, _ = process.communicate(timeout=60)
+
+    assert "stopped" in output.splitlines()
+    assert process.returncode == 128 + sent
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"texts": "x"}, "no parameter 'texts'; it has code, count, run_dir, share, text"),
+        ({"count": "two"}, "count must be of type NUMBER_INTEGER, got 'two'"),
+        ({"share": "half"}, "share must be of type NUMBER_DOUBLE, got 'half'"),
+    ],
+)
+def test_a_parameter_that_the_pipeline_does_not_take_is_an_error(yaml, tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        run(yaml, tmp_path, **values)
+
+
+def test_a_missing_parameter_is_an_error(yaml):
+    inputs = components.load_component_from_file(str(yaml)).pipeline_spec.root.input_definitions
+
+    with pytest.raises(ValueError, match=r"the pipeline needs run_dir=\.\.\."):
+        local.typed_arguments({}, inputs.parameters)
+
+
+@pytest.mark.parametrize("content", [None, "", "a: 1", "{", "- x", "root: {}"])
+def test_a_file_that_is_no_pipeline_is_an_error(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.yaml"
+    if content is not None:
+        path.write_text(content)
+
+    with pytest.raises(ValueError, match=r"cannot be read|is not a compiled pipeline"):
+        local.run(path, {}, env={})
+    assert not (tmp_path / "runs").exists()
