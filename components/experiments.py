@@ -41,9 +41,13 @@ def model_kind(config: EasyRecConfig) -> str:
 def budget(config: EasyRecConfig) -> str:
     """Returns how long training lasts: 1000 steps, 2 epochs."""
     train_config = config.train_config
-    if train_config.HasField("num_steps"):
-        return f"{train_config.num_steps} steps"
-    return f"{train_config.num_epochs} epochs"
+    unit = "num_steps" if train_config.HasField("num_steps") else "num_epochs"
+    return counted(getattr(train_config, unit), unit.removeprefix("num_").removesuffix("s"))
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns 1 step, 2 steps."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def headline_params(config: EasyRecConfig) -> dict[str, object]:
@@ -62,5 +66,6 @@ def headline_params(config: EasyRecConfig) -> dict[str, object]:
         kind = optimizer.WhichOneof("optimizer")
         if kind is not None:
             params[f"{name}_optimizer"] = kind.removesuffix("_optimizer")
-            params[f"{name}_lr"] = getattr(optimizer, kind).lr
+            # A float of the config is a float32: 0.05 is 0.05000000074505806 as a Python float.
+            params[f"{name}_lr"] = f"{getattr(optimizer, kind).lr:.6g}"
     return params

@@ -1,7 +1,8 @@
 """Runs a step inside its container: KFP's executor input in, executor output out.
 
-``python3 -m components.kfp_entry <step> kfp.dsl.executor_main '<executor input as JSON>'``. It needs
-the standard library only: the images have no kfp.
+``python3 -m components.kfp_entry <step> kfp.dsl.executor_main '<executor input as JSON>'``
+
+It needs the standard library only: the images have no kfp.
 """
 
 import inspect

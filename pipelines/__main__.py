@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from components import child, steps
-from components.run_dir import RunDir
+from components.run_dir import RunDir, new_run_id
 from components.steps import StepFailedError
 from pipelines import summary
 from tzrec_core import command_line
@@ -90,7 +90,7 @@ def demo(output: Path, *, rows: int) -> None:
         "pipeline_config": str(DEMO_CONFIG),
         "train_input_path": str(data / "train"),
         "eval_input_path": str(data / "eval"),
-        "run_dir": str(output / f"run-{rows}"),
+        "run_dir": str(output / new_run_id()),
         "experiment": "demo",
     }
     run_dir = run(yaml, values)

@@ -11,6 +11,7 @@ Of kfp 2.17.0, each with a test that fails without the repair:
 kfp.local also deletes the workspace folder one passes it: none is ever passed.
 """
 
+import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ def run(yaml_path: Path, values: Mapping[str, str], *, env: Mapping[str, str]) -
     pipeline = _load(text.replace(dsl.PIPELINE_JOB_ID_PLACEHOLDER, run_id), yaml_path)
     inputs = pipeline.pipeline_spec.root.input_definitions.parameters
     arguments = typed_arguments({**values, "run_dir": str(run_dir.path)}, inputs)
-    failures: list[child.Ended] = []
+    failures: list[str] = []
     with repaired_kfp_local(env, failures):
         local.init(
             runner=local.SubprocessRunner(use_venv=False),
@@ -64,7 +65,7 @@ def run(yaml_path: Path, values: Mapping[str, str], *, env: Mapping[str, str]) -
         except RuntimeError as error:
             if not failures:
                 raise
-            raise StepFailedError(child.error_of(failures[-1].lines)) from error
+            raise StepFailedError(failures[-1]) from error
     return run_dir
 
 
@@ -92,18 +93,20 @@ def typed_arguments(values: Mapping[str, str], inputs: Mapping[str, Any]) -> dic
 
 
 @contextmanager
-def repaired_kfp_local(env: Mapping[str, str], failures: list[child.Ended]) -> Iterator[None]:
+def repaired_kfp_local(env: Mapping[str, str], failures: list[str]) -> Iterator[None]:
     """Replaces functions of kfp.local while a pipeline runs.
 
     Args:
         env: Added to the environment of every step.
-        failures: Gets the end of each step that fails.
+        failures: Gets what went wrong in each step that fails.
     """
 
     def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
         ended = child.run(full_command, env={**env, **(env_vars or {})})
         if ended.code != 0:
-            failures.append(ended)
+            output_file = json.loads(full_command[-1])["outputs"]["outputFile"]
+            step = Path(output_file).parent.name  # kfp.local has a folder for each task
+            failures.append(f"{step} failed: {child.error_of(ended.lines)}")
         return ended.code
 
     def artifact_line(artifact: dsl.Artifact) -> list[str]:

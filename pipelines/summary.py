@@ -31,7 +31,7 @@ def metrics_table(run_dir: RunDir, *, best_possible: Mapping[str, float]) -> str
 
 def places(run_dir: RunDir, tracking_uri: str) -> str:
     """Returns where the run's files are and how to look at its numbers."""
-    rows: list[tuple[str, ...]] = [
+    rows = [
         ("exported model", _shown(run_dir.export)),
         ("checkpoints", _shown(run_dir.checkpoints)),
         ("results", _shown(run_dir.eval_result)),
@@ -43,7 +43,8 @@ def places(run_dir: RunDir, tracking_uri: str) -> str:
     elif info.mlflow_page:
         page = f"http://127.0.0.1:5000/{info.mlflow_page}"
         rows.append(("MLflow", f"make mlflow-ui, then {page}"))
-    return "\n".join(["", f"everything is in {_shown(run_dir.path)}", *_aligned(rows)])
+    lines = [f"  {what:<14}  {where}" for what, where in rows]
+    return "\n".join(["", f"everything is in {_shown(run_dir.path)}", *lines])
 
 
 def read_json(path: Path) -> Any:

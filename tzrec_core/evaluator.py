@@ -17,7 +17,7 @@ from tzrec_core.data.dataset import Dataset
 from tzrec_core.distributed import Ranks, agree, process_group
 from tzrec_core.features.schema import BatchSchema
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import Task, TaskMetrics
+from tzrec_core.tasks import Task, TaskMetrics, checked
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +49,10 @@ def evaluate(
         log_every: Batches between two progress lines; 0: none.
 
     Raises:
-        ValueError: There is not a single row.
+        ValueError: There is not a single row, or a label that the losses cannot take.
     """
     batches: Iterator[Batch] = agree(
-        data.batches(0),
+        checked(data.batches(0), task),
         ranks,
         loss_weight=task.sample_weight,
         drop_remainder=False,

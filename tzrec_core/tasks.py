@@ -94,14 +94,9 @@ def task_losses(task: Task, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Returns each loss of the batch, 0-d: sum(weight * loss) / normalizer.
 
     The divisor is ``batch.normalizer``, or the sum of the batch's weights if that is None. A batch
-    without rows or without weight has loss 0, connected to ``logits``.
-
-    Raises:
-        ValueError: The batch is on the CPU and has labels that the losses cannot take. On other
-            devices looking would make every step wait; there ``checked`` looks before.
+    without rows or without weight has loss 0, connected to ``logits``. Labels must have been
+    ``checked``.
     """
-    if batch.dense.device.type == "cpu":
-        check_labels(task, batch)
     target, weight = batch.labels[task.label], _weights(task, batch)
     divisor = weight.sum() if batch.normalizer is None else batch.normalizer
     divisor = divisor.where(divisor > 0, 1.0)
@@ -111,18 +106,20 @@ def task_losses(task: Task, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
 
 
 def checked(batches: Iterator[Batch], task: Task) -> Iterator[Batch]:
-    """Passes on batches that are still on the CPU, after ``check_labels``."""
+    """Passes batches on whose labels the losses can take; those must still be on the CPU.
+
+    Looking at labels on a GPU would make every step wait for it.
+
+    Raises:
+        ValueError: A classifier's label is not one of 0 .. num_class - 1, or not 0 or 1 if
+            num_class is 1; a regressor's is NaN or infinite.
+    """
     for batch in batches:
-        check_labels(task, batch)
+        _check_labels(task, batch)
         yield batch
 
 
-def check_labels(task: Task, batch: Batch) -> None:
-    """Raises ValueError if the batch has labels that the task's losses cannot take.
-
-    A classifier takes 0 .. num_class - 1, or 0 and 1 if num_class is 1; a regressor any number
-    but NaN and infinity.
-    """
+def _check_labels(task: Task, batch: Batch) -> None:
     labels = batch.labels[task.label]
     if task.is_classifier:
         num_labels = max(2, task.num_class)
@@ -159,13 +156,7 @@ class TaskMetrics:
         return self
 
     def update(self, predictions: Mapping[str, Tensor], batch: Batch) -> None:
-        """Adds the rows of a batch; no communication.
-
-        Raises:
-            ValueError: The batch is on the CPU and has labels that the losses cannot take.
-        """
-        if batch.dense.device.type == "cpu":
-            check_labels(self._task, batch)
+        """Adds the rows of a batch, whose labels must have been ``checked``; no communication."""
         for judged in self._metrics.values():
             judged.update(predictions, batch)
         target, weight = batch.labels[self._task.label], _weights(self._task, batch)

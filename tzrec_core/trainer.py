@@ -27,7 +27,7 @@ from tzrec_core.evaluator import evaluate, listed
 from tzrec_core.optim.dense import learning_rates
 from tzrec_core.progress import Progress, Window
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import TaskMetrics, TrainMetrics
+from tzrec_core.tasks import TaskMetrics, TrainMetrics, checked
 from tzrec_core.tracking import ConsoleLogger, MetricLogger, MLflowLogger, TensorBoardLogger
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def _train(session: _Session, progress: Progress, *, saved: int | None) -> None:
     while not _finished(config, progress):
         first_step = progress.step
         batches = agree(
-            session.data.batches(progress.epoch, dict(progress.consumed)),
+            checked(session.data.batches(progress.epoch, dict(progress.consumed)), job.task),
             ranks,
             loss_weight=job.task.sample_weight,
             drop_remainder=config.data_config.drop_remainder,

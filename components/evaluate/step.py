@@ -54,7 +54,7 @@ def evaluate(*, run_dir: str) -> Outputs:
         results = [r for r in eval_result.read(place.eval_result) if r.step in steps]
         best, _ = choose(config, results, steps)
         roc = _roc(config, place, best.step)
-        run.rename(experiments.run_name("evaluate", f"{len(steps)} checkpoints"))
+        run.rename(experiments.run_name("evaluate", experiments.counted(len(steps), "checkpoint")))
         for result in results:
             run.log_metrics(result.metrics, prefix="eval", step=result.step)
         run.log_artifact(place.eval_result, "eval")

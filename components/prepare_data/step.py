@@ -83,7 +83,7 @@ def prepare_data(
         configs.save(config, place.config)
         place.write_info(dataclasses.replace(info, data=relative, mlflow_page=run.page()))
         statistics = _headline(data.stats)
-        run.rename(experiments.run_name("prepare_data", f"{statistics['train_rows']} rows"))
+        run.rename(experiments.run_name("prepare_data", f"{data.stats['train']['rows']} rows"))
         run.log_params(experiments.headline_params(config))
         run.log_metrics(statistics, prefix="data")
         run.set_tags({"data.fingerprint": data.fingerprint, "run_dir": place.path})
@@ -120,10 +120,10 @@ def _refuse_checkpoints(place: RunDir, difference: str) -> None:
 
 
 def _headline(stats: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the numbers that describe each share of the rows as a whole."""
-    return {
-        f"{share}_{name}": value
-        for share in ("train", "eval")
-        for name, value in stats[share].items()
-        if isinstance(value, int | float)
-    }
+    """Returns the number of rows and the mean of each label, of training and evaluation rows."""
+    numbers: dict[str, float] = {}
+    for share in ("train", "eval"):
+        numbers[f"{share}_rows"] = stats[share]["rows"]
+        for label, mean in stats[share]["label_means"].items():
+            numbers[f"{share}_mean_{label}"] = mean
+    return numbers

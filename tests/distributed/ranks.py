@@ -22,11 +22,18 @@ import torch.distributed as dist
 
 from tzrec_core.distributed import Ranks, process_group
 
-# A fork server imports torch and TorchRec once; each rank is then a cheap fork of it, which has
-# never run a thread, a kernel or a collective.
+# A fork server imports once what is slow to import; each rank is then a cheap fork of it, which has
+# never run a kernel or a collective.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["tzrec_core.distributed", "tzrec_core.tasks", "sklearn.metrics", "tests.distributed.ranks"]
+    [
+        "pytest",
+        "sklearn.metrics",
+        "tests.distributed.ranks",
+        "tzrec_core.checkpoint",
+        "tzrec_core.optim.build",
+        "tzrec_core.tasks",
+    ]
 )
 
 

@@ -133,7 +133,7 @@ def test_a_step_that_fails_fails_the_run_with_its_own_error(yaml, tmp_path, code
     with pytest.raises(StepFailedError) as raised:
         run(yaml, tmp_path, code=code)
 
-    assert str(raised.value) == error
+    assert str(raised.value) == f"first failed: {error}"
     assert not (tmp_path / "second.json").exists()
 
 

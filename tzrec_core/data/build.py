@@ -1,7 +1,6 @@
 """Readers and datasets from the config, and what of it prepared data depends on."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tzrec_core.data.input_files import find_files
 from tzrec_core.data.parquet_reader import ParquetReader
 from tzrec_core.data.reader import Reader
 from tzrec_core.features.schema import BatchSchema
+from tzrec_core.machine import available_cpus
 from tzrec_core.protos import data_pb2, feature_pb2
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 
@@ -117,7 +117,7 @@ def build_dataset(
 
 def num_threads(config: EasyRecConfig) -> int:
     """Returns the threads to prepare data with: ``num_workers``, at most one per core."""
-    return min(config.data_config.num_workers, len(os.sched_getaffinity(0)))
+    return min(config.data_config.num_workers, available_cpus())
 
 
 def encoding_settings(config: EasyRecConfig) -> dict[str, Any]:

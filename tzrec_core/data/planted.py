@@ -112,13 +112,15 @@ CATEGORICAL = (
 )
 USER = Categorical("user_id", size=2000, exponent=0.6, null_share=0.0, share=8)
 CROSSES = (
-    Cross(("user_id", "cat_0", "cat_4"), ("cat_1", "cat_7", "cat_13"), share=18),
-    Cross(("cat_5", "cat_16"), ("cat_12", "cat_22"), share=12),
+    Cross(("user_id", "cat_0", "cat_4"), ("cat_1", "cat_7", "cat_13"), share=21),
+    Cross(("cat_5", "cat_16"), ("cat_12", "cat_22"), share=14),
 )
 
 _NUMERIC_TERMS = tuple(column for column in NUMERIC if column.share)
 _ID_TERMS = tuple(column for column in (USER, *CATEGORICAL) if column.share)
-_TOTAL_SHARE = sum(term.share for term in (*_NUMERIC_TERMS, *_ID_TERMS, *CROSSES))
+_SHARES = {number.name: number.share for number in _NUMERIC_TERMS}
+_SHARES |= {column.name: column.share for column in _ID_TERMS}
+_TOTAL_SHARE = sum(_SHARES.values()) + sum(cross.share for cross in CROSSES)
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,12 @@ class Draws:
     """What consecutive rows hold.
 
     Attributes:
-        numbers: [rows] of each numeric column, NaN where it is null.
+        counts: [rows] of each numeric column, NaN where it is null.
         ids: [rows] of each categorical column and of ``user_id``, 0 where it is null.
         sessions: [rows], the row with which each row's session begins.
     """
 
-    numbers: Mapping[str, Numbers]
+    counts: Mapping[str, Numbers]
     ids: Mapping[str, Index]
     sessions: Index
 
@@ -158,19 +160,10 @@ class PlantedModel:
 def draw(seed: int, rows: Index) -> Draws:
     """Draws all columns of consecutive ``rows``."""
     sessions = _draw_sessions(seed, rows)
-    users = uniform(stream_key(seed, USER.name), sessions)
-    ids = {USER.name: zipf(users, size=USER.size, exponent=USER.exponent)}
-    for column in CATEGORICAL:
-        numbers = uniform(stream_key(seed, column.name), rows)
-        ids[column.name] = zipf(numbers, size=column.size, exponent=column.exponent)
-        ids[column.name][_nulls(seed, column, rows)] = 0
-    numbers = {}
-    for column in NUMERIC:
-        odds = uniform(stream_key(seed, column.name), rows)
-        odds /= 1.0 - odds
-        numbers[column.name] = np.minimum(np.floor(column.median * odds**column.shape), 1e6)
-        numbers[column.name][_nulls(seed, column, rows)] = np.nan
-    return Draws(numbers, ids, sessions)
+    ids = {USER.name: _draw_ids(seed, USER, sessions)}
+    ids |= {column.name: _draw_ids(seed, column, rows) for column in CATEGORICAL}
+    counts = {column.name: _draw_counts(seed, column, rows) for column in NUMERIC}
+    return Draws(counts, ids, sessions)
 
 
 def plant(seed: int) -> PlantedModel:
@@ -193,8 +186,8 @@ def utility(model: PlantedModel, draws: Draws) -> Numbers:
     """Returns [rows]: the log odds of a click."""
     factors = _factors(model, draws)
     total = np.full(len(draws.sessions), model.intercept)
-    for column in (*_NUMERIC_TERMS, *_ID_TERMS):
-        total += _amplitude(column.share) * factors[column.name]
+    for name, share in _SHARES.items():
+        total += _amplitude(share) * factors[name]
     for cross, deviation in zip(CROSSES, model.cross_deviations, strict=True):
         total += _amplitude(cross.share) / deviation * _product(cross, factors)
     return total
@@ -213,6 +206,21 @@ def _draw_sessions(seed: int, rows: Index) -> Index:
     return np.maximum.accumulate(np.where(begins, page, first))[-len(rows) :]
 
 
+def _draw_ids(seed: int, column: Categorical, rows: Index) -> Index:
+    numbers = uniform(stream_key(seed, column.name), rows)
+    ids = zipf(numbers, size=column.size, exponent=column.exponent)
+    ids[_nulls(seed, column, rows)] = 0
+    return ids
+
+
+def _draw_counts(seed: int, column: Numeric, rows: Index) -> Numbers:
+    odds = uniform(stream_key(seed, column.name), rows)
+    odds /= 1.0 - odds
+    counts = np.minimum(np.floor(column.median * odds**column.shape), 1e6)
+    counts[_nulls(seed, column, rows)] = np.nan
+    return counts
+
+
 def _nulls(seed: int, column: Numeric | Categorical, rows: Index) -> npt.NDArray[np.bool_]:
     return uniform(stream_key(seed, column.name, "null"), rows) < column.null_share
 
@@ -220,7 +228,7 @@ def _nulls(seed: int, column: Numeric | Categorical, rows: Index) -> npt.NDArray
 def _raw_factors(seed: int, draws: Draws) -> Iterator[tuple[str, Numbers]]:
     """Yields ``f`` of each column that acts, before it is centred; NaN where it is null."""
     for number in _NUMERIC_TERMS:
-        x = np.log1p(draws.numbers[number.name]) - np.log1p(number.median)
+        x = np.log1p(draws.counts[number.name]) - np.log1p(number.median)
         yield number.name, np.abs(x) if number.bent else x
     for column in _ID_TERMS:
         ids = draws.ids[column.name]

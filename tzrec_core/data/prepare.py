@@ -36,7 +36,8 @@ SUCCESS_FILE = "_SUCCESS"
 STATS_FILE = "_stats.json"
 _SECONDS_BETWEEN_REPORTS = 5.0
 
-log = logging.getLogger(__name__)
+# Named, because as a command this module is called __main__.
+log = logging.getLogger("tzrec_core.data.prepare")
 
 
 @dataclass(frozen=True)

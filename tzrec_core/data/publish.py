@@ -25,7 +25,9 @@ def published(folder: Path) -> Iterator[Path]:
     descriptor, lock = tempfile.mkstemp(prefix=_PREFIX, suffix=".lock", dir=parent)
     aside = Path(lock).with_suffix("")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # A file system without locks: then nothing beside us is taken for abandoned either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         aside.mkdir()
         yield aside
         try:
@@ -41,8 +43,8 @@ def published(folder: Path) -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     for lock in parent.glob(f"{_PREFIX}*.lock"):
-        # Either error means that another process has it.
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open("r+b") as file:
+        # An error means that another process writes or removes it, or that there are no locks.
+        with contextlib.suppress(OSError), lock.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink(missing_ok=True)

@@ -37,8 +37,8 @@ def cut(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
 def write_shards(groups: Iterable[pa.Table], folder: Path) -> int:
     """Writes each table as a row group to ``part-00000.parquet`` and so on; returns the shards.
 
-    LZ4 with dictionaries: on single-valued ids a quarter larger than zstd, read in half the time;
-    uncompressed it is hardly faster to read.
+    LZ4 with dictionaries: of 13 numbers and 26 ids a row, a quarter more space than zstd takes, and
+    two thirds of its time to read; uncompressed and plain, another quarter less for 4 x the space.
     """
     folder.mkdir()
     writer: pq.ParquetWriter | None = None

@@ -30,7 +30,7 @@ class SplitRule:
             their rows (and rows without a value singly); ``time:<column>`` takes the latest rows,
             of those at the boundary all.
         eval_fraction: share of the rows (or values) to take.
-        seed: of the draws.
+        seed: of the draws, an unsigned 64-bit integer.
     """
 
     by: str
@@ -44,6 +44,8 @@ class SplitRule:
             )
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"eval_fraction must be between 0 and 1, got {self.eval_fraction}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be 0 or more and less than 2**64, got {self.seed}")
 
     @property
     def kind(self) -> str:

@@ -16,7 +16,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ import torch
 from pyarrow import csv, parquet
 
 from tzrec_core import command_line
-from tzrec_core.data.draws import Index, bits, scrambled, stream_key, uniform
+from tzrec_core.data.draws import Index, Numbers, bits, scrambled, stream_key, uniform
 from tzrec_core.data.planted import (
     CATEGORICAL,
     NUMERIC,
@@ -91,7 +93,7 @@ def make_rows(model: PlantedModel, start: int, stop: int) -> tuple[pa.Table, pa.
         "sample_weight": (0.5 + _uniform(model, "sample_weight", rows)).astype(np.float32),
     }
     for number in NUMERIC:
-        values = draws.numbers[number.name].astype(np.float32)
+        values = draws.counts[number.name].astype(np.float32)
         columns[number.name] = pa.array(values, mask=np.isnan(values))
     for column in CATEGORICAL:
         ids = draws.ids[column.name]
@@ -100,18 +102,17 @@ def make_rows(model: PlantedModel, start: int, stop: int) -> tuple[pa.Table, pa.
 
 
 def make_chunks(
-    seed: int, start: int, stop: int, *, chunk_rows: int, num_workers: int
+    model: PlantedModel, start: int, stop: int, *, chunk_rows: int, num_workers: int
 ) -> Iterator[tuple[pa.Table, pa.Array]]:
-    """Yields ``make_rows`` of ``chunk_rows`` rows after ``chunk_rows`` rows, in order.
+    """Yields what ``make_rows`` returns for ``chunk_rows`` rows at a time, in order.
 
     Args:
-        seed: of the model and of the rows.
+        model: see ``make_rows``.
         start: the first row.
         stop: the row after the last.
         chunk_rows: rows of all chunks but the last.
-        num_workers: threads that make chunks ahead, no more than one each; 0 makes them inline.
+        num_workers: threads that make chunks ahead; 0 makes one when it is asked for.
     """
-    model = plant(seed)
 
     def chunk(first: int) -> tuple[pa.Table, pa.Array]:
         return make_rows(model, first, min(first + chunk_rows, stop))
@@ -149,20 +150,15 @@ def write(
             raise ValueError(f"{name} must be {least} or more, got {number}")
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"output folder {output} is not empty")
-    settings = {"chunk_rows": CHUNK_ROWS, "num_workers": num_workers}
     started = time.perf_counter()
     with published(output) as aside:
-        for _ in _written(make_chunks(seed, 0, rows, **settings), aside / "train", file_format):
+        model = plant(seed)
+        write_split = partial(_write_split, model, file_format=file_format, num_workers=num_workers)
+        for _ in write_split(aside / "train", 0, rows):
             pass
-        kept = list(
-            _written(
-                make_chunks(seed, rows, rows + eval_rows, **settings), aside / "eval", file_format
-            )
-        )
-        labels = pa.concat_tables([table for table, _ in kept])
-        best = best_possible(
-            labels, np.concatenate([utilities.to_numpy() for _, utilities in kept])
-        )
+        kept = list(write_split(aside / "eval", rows, rows + eval_rows))
+        utilities = np.concatenate([of_chunk.to_numpy() for _, of_chunk in kept])
+        best = best_possible(pa.concat_tables([table for table, _ in kept]), utilities)
         (aside / BEST_POSSIBLE_FILE).write_text(json.dumps(best, indent=2) + "\n")
     seconds = time.perf_counter() - started
     log.info("Wrote %d + %d rows to %s in %.1f s", rows, eval_rows, output, seconds)
@@ -180,9 +176,10 @@ def best_possible(rows: pa.Table, utilities: npt.NDArray[np.float64]) -> dict[st
         auc, grouped_auc (by user_id) and xauc (of watch_time), by the metrics' definitions; None
         where there is none, as where all rows are of one class.
     """
-    scores = torch.from_numpy(utilities)
+    scores = torch.tensor(utilities)
     click, user, watch_time = (
-        torch.from_numpy(rows[name].to_numpy().copy()) for name in ("click", "user_id", "watch_time")
+        torch.from_numpy(rows[name].to_numpy().copy())
+        for name in ("click", "user_id", "watch_time")
     )
     values = {
         "auc": exact_auc(scores, click),
@@ -212,23 +209,66 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def _written(
-    chunks: Iterator[tuple[pa.Table, pa.Array]], folder: Path, file_format: str
+def _write_split(
+    model: PlantedModel,
+    folder: Path,
+    start: int,
+    stop: int,
+    *,
+    file_format: str,
+    num_workers: int,
 ) -> Iterator[tuple[pa.Table, pa.Array]]:
-    """Writes chunks to files of ``FILE_ROWS`` rows; yields what ``best_possible`` needs of them."""
+    """Writes rows to files of ``FILE_ROWS`` rows, a chunk whenever one is asked for.
+
+    Yields of each chunk what ``best_possible`` takes.
+    """
     folder.mkdir()
-    writer: parquet.ParquetWriter | csv.CSVWriter | None = None
-    num_files = rows_in_file = 0
-    for table, utilities in chunks:
-        if writer is None:
-            path = folder / f"part-{num_files:05d}.{file_format}"
-            writer = _open(path, file_format)
-            num_files += 1
-        writer.write_table(table)
-        yield table.select(["user_id", "click", "watch_time"]), utilities
-        rows_in_file += table.num_rows
-        if rows_in_file == FILE_ROWS:
-            writer.close()
-            writer, rows_in_file = None, 0
-    if writer is not None:
-        writer.close()
+    for number, first in enumerate(range(start, stop, FILE_ROWS)):
+        path = folder / f"part-{number:05d}.{file_format}"
+        chunks = make_chunks(
+            model,
+            first,
+            min(first + FILE_ROWS, stop),
+            chunk_rows=CHUNK_ROWS,
+            num_workers=num_workers,
+        )
+        with _writer(path, file_format) as writer:
+            for table, utilities in chunks:
+                writer.write_table(table)
+                yield table.select(["user_id", "click", "watch_time"]), utilities
+
+
+def _writer(path: Path, file_format: str) -> parquet.ParquetWriter | csv.CSVWriter:
+    match file_format:
+        case "parquet":
+            return parquet.ParquetWriter(path, SCHEMA)
+        case "csv":
+            return csv.CSVWriter(path, SCHEMA)
+    raise ValueError(f"format must be parquet or csv, got {file_format!r}")
+
+
+def _uniform(model: PlantedModel, name: str, rows: Index) -> Numbers:
+    return uniform(stream_key(model.seed, name), rows)
+
+
+def _salt(name: str) -> int:
+    """Returns a number that makes equal ids look different in different columns."""
+    return zlib.crc32(name.encode())
+
+
+def _hex_text(
+    numbers: npt.NDArray[np.uint32] | Index, null: npt.NDArray[np.bool_] | None = None
+) -> pa.Array:
+    """Returns each number as hexadecimal digits, all of them, as a string."""
+    big_endian = numbers.astype(numbers.dtype.newbyteorder(">"))
+    text = _HEX_PAIRS[big_endian.view(np.uint8)]
+    width = 2 * numbers.itemsize
+    offsets = np.arange(0, width * len(numbers) + 1, width, dtype=np.int32)
+    valid = None if null is None else pa.py_buffer(np.packbits(~null, bitorder="little"))
+    return pa.StringArray.from_buffers(
+        len(numbers), pa.py_buffer(offsets), pa.py_buffer(text), valid
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -75,14 +75,17 @@ def build_features(
     return features
 
 
-def read_encoded(config: EasyRecConfig) -> None:
-    """Changes ``config`` to read data that ``encode`` wrote with it.
+def encoded_edits(config: EasyRecConfig) -> dict[str, object]:
+    """Returns the edits that make ``config`` read data that ``encode`` wrote with it.
 
-    Rows without an id have been given their default already, or are to stay as they are.
+    In such data a row without an id has been given its default already, or is to have none.
     """
-    config.data_config.fg_mode = data_pb2.FG_NONE
-    for feature_config in config.feature_configs:
-        _definition(feature_config).ClearField("fg_encoded_default_value")
+    edits: dict[str, object] = {"data_config.fg_mode": "FG_NONE"}
+    for index, feature in enumerate(config.feature_configs):
+        if _definition(feature).HasField("fg_encoded_default_value"):
+            path = f"feature_configs[{index}].{feature.WhichOneof('feature')}"
+            edits[f"{path}.fg_encoded_default_value"] = None
+    return edits
 
 
 def _grouping_keys(metrics: Iterable[metric_pb2.MetricConfig]) -> list[str]:

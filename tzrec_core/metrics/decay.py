@@ -42,10 +42,11 @@ class DecayAUC(Metric):
     def __init__(self, *, num_thresholds: int) -> None:
         super().__init__()
         self.register_buffer("thresholds", torch.linspace(0, 1, num_thresholds), persistent=False)
-        # float64 keeps counts exact and lets old ones fade without rounding to nothing.
-        counts = torch.zeros(num_thresholds + 2, 3, dtype=torch.float64)
-        self.add_state("decayed", counts, dist_reduce_fx="sum")
-        self.add_state("recent", counts, dist_reduce_fx="sum")
+        # float64 keeps counts exact and lets old ones fade without rounding to nothing. A tensor
+        # each: a new metric's states are the defaults themselves, not copies of them.
+        for state in ("decayed", "recent"):
+            counts = torch.zeros(num_thresholds + 2, 3, dtype=torch.float64)
+            self.add_state(state, counts, dist_reduce_fx="sum")
         self.num_decays = 0
 
     def update(self, preds: Tensor, target: Tensor) -> None:

@@ -70,7 +70,7 @@ def test_files_may_have_their_columns_in_another_order(tmp_path):
 
 
 def test_delimiter_quotes_and_byte_order_mark(tmp_path):
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf'x'\t\"y z\"\n1\t\"a\t\"\"b\"\n")
+    (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbf\'x\'\t"y z"\n1\t"a\t""b"\n')
 
     assert rows_of(read(tmp_path, delimiter="\t")) == [{"'x'": 1, "y z": 'a\t"b'}]
 

@@ -95,6 +95,10 @@ def all_rows(data: Dataset, epoch: int = 0) -> list[int]:
     return [row for batch in data.batches(epoch) for row in rows_of(batch)]
 
 
+def position_of(batches: Sequence[Batch]) -> Mapping[int, int]:
+    return {window: rows for batch in batches for window, rows in batch.position.items()}
+
+
 class RecordingReader:
     """A reader that remembers what was read."""
 
@@ -108,9 +112,11 @@ class RecordingReader:
         return self._reader.read(part, columns)
 
 
-def recording(inputs: dict[str, Path], *, num_workers: int) -> tuple[Dataset, RecordingReader]:
-    config = config_of("parquet")
-    reader = RecordingReader(build_reader(config.data_config, str(inputs["parquet"])))
+def recording(
+    inputs: dict[str, Path], format_: str, *, num_workers: int
+) -> tuple[Dataset, RecordingReader]:
+    config = config_of(format_)
+    reader = RecordingReader(build_reader(config.data_config, str(inputs[format_])))
     data = Dataset(
         reader,
         build_schema(config),
@@ -275,23 +281,22 @@ def test_a_restart_can_be_interrupted_again(inputs, format_):
 
 @pytest.mark.parametrize("format_", ["parquet", "csv"])
 def test_a_restart_on_as_many_ranks_goes_on_with_the_same_batches(inputs, format_):
-    for rank in range(2):
-        data = dataset(inputs, format_, rank=rank, world_size=2)
-        whole = list(data.batches(0))
-        _, consumed = [], {}
-        for other in range(2):
-            for batch in islice(dataset(inputs, format_, rank=other, world_size=2).batches(0), 7):
-                consumed |= batch.position
-        rest = list(data.batches(0, consumed))
+    ranks = [dataset(inputs, format_, rank=rank, world_size=2) for rank in range(2)]
+    whole = [list(data.batches(0)) for data in ranks]
+    after = [3, 11]
+    consumed = {}
+    for batches, stop in zip(whole, after, strict=True):
+        consumed |= position_of(batches[:stop])
 
-        assert [rows_of(batch) for batch in rest] == [rows_of(batch) for batch in whole[7:]]
+    for data, batches, stop in zip(ranks, whole, after, strict=True):
+        rest = data.batches(0, consumed)
+        assert [rows_of(batch) for batch in rest] == [rows_of(batch) for batch in batches[stop:]]
 
 
-def test_finished_windows_are_not_read_again(inputs):
-    data, reader = recording(inputs, num_workers=0)
-    consumed: dict[int, int] = {}
-    for batch in islice(data.batches(0), 20):
-        consumed |= batch.position
+@pytest.mark.parametrize("format_", ["parquet", "csv"])
+def test_finished_windows_are_not_read_again(inputs, format_):
+    data, reader = recording(inputs, format_, num_workers=0)
+    consumed = position_of(list(islice(data.batches(0), 20)))
     before = set(reader.reads)
     reader.reads.clear()
     list(data.batches(0, consumed))
@@ -382,7 +387,7 @@ def test_an_abandoned_iterator_ends_its_threads(inputs):
 
 
 def test_threads_read_only_a_few_windows_ahead(inputs):
-    data, reader = recording(inputs, num_workers=2)
+    data, reader = recording(inputs, "parquet", num_workers=2)
     windows = data.windows(0)
     iterator = data.batches(0)
     next(iterator)
@@ -392,10 +397,6 @@ def test_threads_read_only_a_few_windows_ahead(inputs):
     assert len(windows) >= 30
     assert len(reader.reads) < len(reader.parts) / 2
     assert sum(1 for _ in iterator) == data.num_batches - 1
-
-
-def position_of(batches: Sequence[Batch]) -> Mapping[int, int]:
-    return {window: rows for batch in batches for window, rows in batch.position.items()}
 
 
 def test_positions_count_the_rows_of_each_window(inputs):

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -5,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.tzrec_core.features.parsing import few, sliced
 from tzrec_core.features.hashing import hash_ids, hash_text
+from tzrec_core.features.transforms import group_ids
 
 MASK = 2**64 - 1
 P1, P2, P3, P4, P5 = (
@@ -85,3 +89,14 @@ def test_an_integer_hashes_like_its_decimal_digits(values, num_buckets):
     expected = [None if v is None else xxh64(str(v).encode()) % num_buckets for v in values]
 
     assert hash_ids(pa.array(values, pa.int64()), num_buckets).to_pylist() == expected
+
+
+def test_the_documented_examples_are_true():
+    text = (Path(__file__).parents[3] / "docs/features.md").read_text()
+    rows = re.findall(r"^\| `(.+)` \| `([0-9a-f]{16})` \| (\d+) \| (-?\d+) \|$", text, re.M)
+
+    assert len(rows) >= 5
+    for value, digits, bucket, group_id in rows:
+        assert hash_text(pa.array([value])).tolist() == [int(digits, 16)]
+        assert hash_ids(pa.array([value]), 1_000_000).to_pylist() == [int(bucket)]
+        assert group_ids(pa.array([value])).to_pylist() == [int(group_id)]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
 
 from tests.tzrec_core.features.parsing import few, parse_schema
-from tzrec_core.features.build import build_schema, read_encoded
+from tzrec_core.config import edit
+from tzrec_core.features.build import build_schema, encoded_edits
 from tzrec_core.features.schema import BatchSchema, FeatureCounts
 from tzrec_core.features.transforms import encode, group_ids
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
@@ -83,10 +84,9 @@ TYPES = {
 def schemas() -> tuple[BatchSchema, BatchSchema]:
     """Returns the schema for raw data and the one for what it encodes to."""
     config = text_format.Parse(CONFIG, EasyRecConfig())
-    encoded_config = EasyRecConfig()
-    encoded_config.CopyFrom(config)
-    read_encoded(encoded_config)
-    return build_schema(config), build_schema(encoded_config)
+    raw_schema = build_schema(config)
+    edit(config, encoded_edits(config))
+    return raw_schema, build_schema(config)
 
 
 RAW_SCHEMA, ENCODED_SCHEMA = schemas()

@@ -1,0 +1,262 @@
+"""The steps one after the other over one run directory, with a real MLflow store."""
+
+import hashlib
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from components import steps
+from components.run_dir import RunDir
+from components.steps import StepFailedError
+from tests.pipeline_inputs import CONFIG, write_click_logs
+from tzrec_core import eval_result
+
+
+class Run:
+    """A run directory and what the steps returned for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.place = RunDir(folder / "run")
+        self.config = folder / "small.config"
+        self.data = write_click_logs(folder / "clicks.parquet", num_rows=3000, seed=0)
+        self.config.write_text(CONFIG)
+
+    def prepare(self, **parameters):
+        return self.step(
+            "prepare_data",
+            **{
+                "pipeline_config": str(self.config), "train_input_path": str(self.data),
+                "eval_fraction": 0.2, "experiment": "steps", **parameters,
+            },
+        )  # fmt: skip
+
+    def step(self, name, **parameters):
+        return steps.load(name)(run_dir=str(self.place.path), **parameters)
+
+    def all_steps(self):
+        prepared, trained = self.prepare(), self.step("train")
+        evaluated, selected = self.step("evaluate"), self.step("select_best")
+        exported = self.step("export", checkpoint=selected["checkpoint"])
+        return {**prepared, **trained, **evaluated, "chosen": selected, **exported}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, its outputs, and the client of the store it was tracked in."""
+    folder = tmp_path_factory.mktemp("steps")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        run = Run(folder)
+        yield run, run.all_steps(), MlflowClient()
+
+
+def files(folder):
+    """Returns when each file below a folder was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def runs_by_name(client):
+    experiment = client.get_experiment_by_name("steps").experiment_id
+    runs = client.search_runs([experiment], "tags.stage != 'x'")
+    return {run.data.tags["stage"]: run for run in runs}, len(runs)
+
+
+def test_every_checkpoint_has_the_result_that_training_found_for_it(finished):
+    run, outputs, _ = finished
+    results = eval_result.read(run.place.eval_result)
+    in_training = eval_result.read(run.place.train_eval_result)
+
+    assert [result.step for result in results] == run.place.checkpoint_steps()
+    assert len(results) >= 2
+    for result, expected in zip(results, in_training, strict=True):
+        assert result.step == expected.step
+        assert result.metrics == pytest.approx(dict(expected.metrics), abs=1e-6)
+    assert outputs["checkpoints"]["step"] == results[-1].step
+
+
+def test_the_checkpoint_with_the_largest_metric_is_chosen_and_exported(finished):
+    run, outputs, _ = finished
+    results = eval_result.read(run.place.eval_result)
+    largest = max(results, key=lambda result: result.metrics["grouped_auc"])
+    model = run.place.export / "scripted_model.pt"
+
+    assert outputs["chosen"]["step"] == largest.step
+    assert outputs["chosen"]["metrics"] == largest.metrics
+    assert outputs["model"]["checkpoint"] == f"model.ckpt-{largest.step}"
+    assert outputs["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    signature = json.loads((run.place.export / "signature.json").read_text())
+    assert signature["global_step"] == largest.step
+    torch.jit.load(str(model))
+
+
+def test_the_exported_config_encodes_raw_rows_as_the_users_did(finished):
+    run, _, _ = finished
+
+    for config in (run.place.config, run.place.export / "pipeline.config"):
+        assert "FG_DAG" in config.read_text()
+
+
+def test_kfp_gets_the_roc_curve_and_the_metrics_of_the_chosen_checkpoint(finished):
+    _, outputs, _ = finished
+    points = outputs["roc"]["confidenceMetrics"]
+    area = sum(
+        (b["falsePositiveRate"] - a["falsePositiveRate"]) * (a["recall"] + b["recall"]) / 2
+        for a, b in itertools.pairwise(points)
+    )
+
+    assert outputs["metrics"]["global_step"] == outputs["chosen"]["step"]
+    assert outputs["metrics"]["auc"] == pytest.approx(area, abs=2e-3)
+    assert outputs["metrics"]["auc"] > 0.6
+    json.dumps(outputs, allow_nan=False)
+
+
+def test_mlflow_has_one_run_for_each_step_and_everything_on_the_parent(finished):
+    run, outputs, client = finished
+    by_stage, num_runs = runs_by_name(client)
+    parent = by_stage["pipeline"]
+
+    assert by_stage.keys() == {"pipeline", *steps.STEPS}
+    assert num_runs == 6
+    assert {told.info.status for told in by_stage.values()} == {"FINISHED"}
+    epochs = "multi_tower · 1 epoch"
+    assert {stage: told.info.run_name for stage, told in by_stage.items()} == {
+        "pipeline": f"{epochs} · run",
+        "prepare_data": f"prepare_data · {outputs['statistics']['train_rows']} rows",
+        "train": f"train · {epochs}",
+        "evaluate": f"evaluate · {len(run.place.checkpoint_steps())} checkpoints",
+        "select_best": f"select_best · step {outputs['chosen']['step']}",
+        "export": f"export · {outputs['model']['checkpoint']}",
+    }
+    metrics = parent.data.metrics
+    assert {"train/loss_total", "train/lr_g0", "eval/grouped_auc"} <= metrics.keys()
+    assert metrics["data/train_rows"] + metrics["data/eval_rows"] == 3000
+    assert metrics["best/auc"] == outputs["chosen"]["metrics"]["auc"]
+    assert parent.data.params["sparse_lr"] == "0.1"
+    curve = client.get_metric_history(parent.info.run_id, "eval/auc")
+    assert sorted({point.step for point in curve}) == run.place.checkpoint_steps()
+
+
+def test_mlflow_has_config_results_and_export_as_artifacts(finished):
+    _, _, client = finished
+    by_stage, _ = runs_by_name(client)
+
+    def artifacts(stage):
+        run_id = by_stage[stage].info.run_id
+        folders = [folder.path for folder in client.list_artifacts(run_id)]
+        return {file.path for f in folders for file in client.list_artifacts(run_id, f)}
+
+    assert artifacts("prepare_data") == {"config/pipeline.config", "data/_stats.json"}
+    assert artifacts("train") == {"config/pipeline.config", "eval/train_eval_result.txt"}
+    assert artifacts("evaluate") == {"eval/eval_result.txt"}
+    assert artifacts("select_best") == {"eval/best.json"}
+    assert {"export/scripted_model.pt", "export/pipeline.config"} <= artifacts("export")
+
+
+def test_steps_that_run_again_find_their_work_and_do_not_repeat_it(finished):
+    run, outputs, client = finished
+    folders = [run.place.data, *run.place.checkpoints.glob("model.ckpt-*"), run.place.export]
+    before = [files(folder) for folder in folders]
+    results = run.place.eval_result.read_text()
+
+    again = run.all_steps()
+
+    assert again == outputs
+    assert [files(folder) for folder in folders] == before
+    assert run.place.eval_result.read_text() == results
+    by_stage, num_runs = runs_by_name(client)
+    assert num_runs == 6
+    for told in by_stage.values():
+        for name in told.data.metrics:
+            points = client.get_metric_history(told.info.run_id, name)
+            assert len({(point.step, point.value) for point in points}) == len(points)
+
+
+def test_an_evaluation_that_was_interrupted_goes_on_where_it_stopped(finished, tmp_path):
+    run, outputs, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    first, *_ = lines = copy.place.eval_result.read_text().splitlines(keepends=True)
+    changed = first.replace('"auc": 0.', '"auc": 0.1')
+    copy.place.eval_result.write_text(changed)
+
+    again = copy.step("evaluate")
+
+    assert copy.place.eval_result.read_text() == "".join([changed, *lines[1:]])
+    assert again["evaluation"]["checkpoints"] == outputs["evaluation"]["checkpoints"]
+
+
+def test_an_export_of_another_checkpoint_takes_the_place_of_the_old_one(finished, tmp_path):
+    run, outputs, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    other = next(s for s in run.place.checkpoint_steps() if s != outputs["chosen"]["step"])
+
+    exported = copy.step("export", checkpoint=str(copy.place.checkpoint(other)))["model"]
+
+    assert exported["checkpoint"] == f"model.ckpt-{other}"
+    assert exported["sha256"] != outputs["model"]["sha256"]
+    assert {path.name for path in copy.place.path.iterdir()} == {
+        path.name for path in run.place.path.iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"edit_config_json": '{"data_config.batch_size": 64}'}, "trained with another config"),
+        ({"eval_fraction": 0.3}, "trained with other rows"),
+    ],
+)
+def test_a_run_dir_with_checkpoints_is_not_used_for_another_training(
+    finished, tmp_path, parameters, message
+):
+    run, _, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    shutil.copystat(run.data, copy.data)
+    parameters = {"train_input_path": str(run.data), **parameters}
+    before = copy.place.config.read_text(), copy.place.read_info().data
+
+    with pytest.raises(ValueError, match=message):
+        copy.prepare(**parameters)
+
+    assert (copy.place.config.read_text(), copy.place.read_info().data) == before
+
+
+def test_training_that_fails_fails_the_step_with_its_own_error_and_marks_the_runs(
+    finished, tmp_path
+):
+    _, _, client = finished
+    run = Run(tmp_path)
+    run.prepare(experiment="broken")
+    (part,) = (run.place.prepared_data() / "train").glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:-100])
+
+    with pytest.raises(StepFailedError, match=f"training failed: .*{part.name}"):
+        run.step("train")
+
+    experiment = client.get_experiment_by_name("broken").experiment_id
+    statuses = {
+        told.data.tags["stage"]: told.info.status for told in client.search_runs([experiment])
+    }
+    assert statuses == {"pipeline": "FAILED", "prepare_data": "FINISHED", "train": "FAILED"}
+
+
+def test_steps_out_of_order_say_what_to_run_first(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = Run(tmp_path)
+    run.prepare()
+    messages = []
+    for step in ("evaluate", "select_best"):
+        with pytest.raises(ValueError, match="checkpoint") as raised:
+            run.step(step)
+        messages.append(str(raised.value))
+
+    assert messages[0].endswith("run train on this run_dir first")

@@ -1,0 +1,51 @@
+from components.run_dir import RunDir, RunInfo, write_json
+from pipelines import summary
+
+
+def finished(path):
+    run_dir = RunDir(path)
+    run_dir.write_info(RunInfo("run-1", "tzrec", "data/x", "#/experiments/1/runs/2"))
+    write_json(
+        run_dir.best,
+        {
+            "global_step": 90, "checkpoint": "model.ckpt-90", "reason": "the latest of 2",
+            "metrics": {"auc": 0.75, "binary_cross_entropy": 0.48},
+        },
+    )  # fmt: skip
+    return run_dir
+
+
+def test_the_table_shows_how_much_of_what_is_possible_was_reached(tmp_path):
+    table = summary.metrics_table(finished(tmp_path), best_possible={"auc": 0.8, "xauc": 0.9})
+
+    assert table.splitlines() == [
+        "",
+        "model.ckpt-90, the latest of 2:",
+        "  metric                 value  best possible  share reached",
+        "  auc                   0.7500         0.8000          83.3%",
+        "  binary_cross_entropy  0.4800",
+    ]
+
+
+def test_without_best_possible_values_the_table_has_two_columns(tmp_path):
+    table = summary.metrics_table(finished(tmp_path), best_possible={})
+
+    assert table.splitlines()[2:] == [
+        "  metric                 value",
+        "  auc                   0.7500",
+        "  binary_cross_entropy  0.4800",
+    ]
+
+
+def test_places_are_shown_as_seen_from_here(tmp_path, monkeypatch):
+    run_dir = finished(tmp_path / "runs" / "1")
+    monkeypatch.chdir(tmp_path)
+    inside = summary.places(run_dir, "sqlite:///mlflow.db")
+    monkeypatch.chdir(tmp_path / "runs" / "1" / "evaluation")
+    outside = summary.places(run_dir, "http://mlflow:5000/")
+
+    assert "  exported model" in inside
+    assert " runs/1/export\n" in inside
+    assert "make mlflow-ui, then http://127.0.0.1:5000/#/experiments/1/runs/2" in inside
+    assert f" {run_dir.export}\n" in outside
+    assert " http://mlflow:5000/#/experiments/1/runs/2" in outside

@@ -1,0 +1,205 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from tests.distributed.ranks import spawn
+from tests.tzrec_core import clicks
+from tzrec_core import checkpoint, exporter
+from tzrec_core.config import loads
+from tzrec_core.evaluator import evaluate_checkpoint
+from tzrec_core.predictor import predict_checkpoint, predict_exported
+from tzrec_core.trainer import train_and_evaluate
+
+
+def train(text):
+    config = loads(text, source="test")
+    train_and_evaluate(config, continue_train=False, ignore_restore_optimizer=False)
+
+
+def predict(text, path, input_path, output_path):
+    predict_checkpoint(
+        loads(text, source="test"),
+        checkpoint_path=path,
+        input_path=input_path,
+        output_path=output_path,
+        reserved_columns=["row", "click", "user_id"],
+        output_columns=[],
+        num_steps=None,
+    )
+
+
+def predict_scripted(export_dir, input_path, output_path, reserved_columns, output_columns):
+    predict_exported(
+        export_dir,
+        input_path=input_path,
+        output_path=output_path,
+        reserved_columns=reserved_columns,
+        output_columns=output_columns,
+        batch_size=32,
+        num_steps=None,
+    )
+
+
+def evaluate(text, path, result_path):
+    config = loads(text, source="test")
+    evaluate_checkpoint(config, checkpoint_path=path, result_path=result_path)
+
+
+def export(text, path, export_dir):
+    config = loads(text, source="test")
+    return exporter.export(
+        config, checkpoint_path=path, export_dir=export_dir, check_config=config
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with data, a trained model, its config's text and its checkpoint."""
+    folder = tmp_path_factory.mktemp("trained")
+    text = clicks.write(folder, train_rows=64 * 8, eval_rows=301)
+    spawn(train, 1, text)
+    return folder, text, checkpoint.latest(folder / "model")
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    folder, text, path = trained
+    spawn(export, 1, text, path, folder / "export")
+    return folder / "export"
+
+
+def test_evaluation_agrees_with_scikit_learn_on_the_predictions(trained, tmp_path):
+    folder, text, path = trained
+    spawn(evaluate, 2, text, path, tmp_path / "eval_result.txt")
+    spawn(predict, 2, text, path, str(folder / "eval.parquet"), tmp_path / "scores")
+
+    assert sorted(p.name for p in (tmp_path / "scores").iterdir()) == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
+    scored = pq.read_table(tmp_path / "scores").to_pandas().sort_values("row")
+    assert scored["row"].tolist() == list(range(301))  # every row once
+    result = json.loads((tmp_path / "eval_result.txt").read_text())
+    click, probs = scored["click"], scored["probs"].astype(float)
+    assert result["auc"] == pytest.approx(roc_auc_score(click, probs), abs=1e-9)
+    assert result["binary_cross_entropy"] == pytest.approx(log_loss(click, probs), abs=1e-6)
+    per_user = [
+        roc_auc_score(user["click"], user["probs"])
+        for _, user in scored.groupby("user_id")
+        if user["click"].nunique() == 2
+    ]
+    assert result["grouped_auc"] == pytest.approx(np.mean(per_user), abs=1e-9)
+    watch = pq.read_table(folder / "eval.parquet")["watch"].to_numpy()
+    p = probs.to_numpy()
+    in_order = (p[:, None] - p) * (watch[:, None] - watch) > 0
+    assert result["xauc"] == pytest.approx(in_order.sum() / (301 * 300), abs=1e-9)
+
+
+def test_an_exported_model_scores_raw_rows_as_the_checkpoint_does(trained, exported, tmp_path):
+    folder, text, path = trained
+    rows = str(folder / "eval.parquet")
+    spawn(predict, 1, text, path, rows, tmp_path / "checkpoint")
+    spawn(predict_scripted, 1, exported, rows, tmp_path / "export", ["ALL_COLUMNS"], ["probs"])
+
+    ours, theirs = pq.read_table(tmp_path / "checkpoint"), pq.read_table(tmp_path / "export")
+    assert theirs.column_names == [*pq.read_schema(rows).names, "probs"]
+    assert theirs["row"].to_pylist() == ours["row"].to_pylist()
+    np.testing.assert_allclose(theirs["probs"].to_numpy(), ours["probs"].to_numpy(), atol=1e-6)
+
+
+def test_an_exported_model_needs_nothing_but_torch(trained, exported, tmp_path):
+    folder, text, path = trained
+    spawn(predict, 1, text, path, str(folder / "eval.parquet"), tmp_path / "scores")
+    # Row 0 by hand, from the signature's order of inputs: only torch may be imported.
+    program = f"""
+import json, sys
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("tzrec_core", "torchrec", "fbgemm_gpu", "tensordict"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocked())
+import torch
+model = torch.jit.load({str(exported / "scripted_model.pt")!r})
+row = json.loads(sys.stdin.read())
+ids = [row["inputs"][s["name"]] for s in row["signature"]["sparse"]]
+values = torch.tensor([i for bag in ids for i, _ in bag], dtype=torch.int64)
+weights = torch.tensor([w for bag in ids for _, w in bag])
+lengths = torch.tensor([len(bag) for bag in ids])
+print(float(model(torch.tensor([[row["price"]]]), values, lengths, weights)["probs"]))
+"""
+    import xxhash
+
+    raw = pq.read_table(folder / "eval.parquet").slice(0, 1).to_pylist()[0]
+    history = [pair.split(":") for pair in raw["history"].split("\x1d")]
+    row = {
+        "signature": json.loads((exported / "signature.json").read_text()),
+        "price": raw["price"],
+        "inputs": {
+            "user": [(raw["user_id"], 1.0)],
+            "item": [(xxhash.xxh64_intdigest(raw["item"].encode()) % 500, 1.0)],
+            "tags": [(tag, 1.0) for tag in raw["tags"]],
+            "history": [(int(i), float(weight)) for i, weight in history],
+        },
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        input=json.dumps(row),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    expected = pq.read_table(tmp_path / "scores")["probs"][0].as_py()
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_model_that_scores_otherwise_is_not_published(trained, tmp_path, monkeypatch):
+    _, text, path = trained
+    save = exporter.save_scripted
+
+    def damage_and_save(model, target):
+        with torch.no_grad():
+            model.deep[0].table[0] += 0.1
+        save(model, target)
+
+    # The damaged copy must not share its tables with the model that it is compared with.
+    build = exporter.serving_model
+    monkeypatch.setattr(exporter, "serving_model", lambda *args: _copy(build(*args)))
+    monkeypatch.setattr(exporter, "save_scripted", damage_and_save)
+
+    with pytest.raises(ValueError, match=r"outputs differ .* nothing was published"):
+        export(text, path, tmp_path / "export")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def _copy(model):
+    import copy
+
+    return copy.deepcopy(model)
+
+
+def test_an_export_directory_is_not_overwritten(trained, exported):
+    _, text, path = trained
+
+    with pytest.raises(ValueError, match=r"export_dir .* exists"):
+        export(text, path, exported)
+
+
+def test_columns_that_are_not_there_are_named(trained, exported, tmp_path):
+    folder, _, _ = trained
+    rows = str(folder / "eval.parquet")
+
+    with pytest.raises(ValueError, match="reserved column 'nope' is not in"):
+        predict_scripted(exported, rows, tmp_path / "out", ["nope"], [])
+    with pytest.raises(ValueError, match="output column 'nope' is not one of logits, probs"):
+        predict_scripted(exported, rows, tmp_path / "out", [], ["nope"])
+
+    assert not list(Path(tmp_path).rglob("*.parquet*"))
