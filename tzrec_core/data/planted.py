@@ -112,8 +112,8 @@ CATEGORICAL = (
 )
 USER = Categorical("user_id", size=2000, exponent=0.6, null_share=0.0, share=8)
 CROSSES = (
-    Cross(("user_id", "cat_0", "cat_4"), ("cat_1", "cat_7", "cat_13"), share=21),
-    Cross(("cat_5", "cat_16"), ("cat_12", "cat_22"), share=14),
+    Cross(("user_id", "cat_0", "cat_4"), ("cat_1", "cat_7", "cat_13"), share=30),
+    Cross(("cat_5", "cat_16"), ("cat_12", "cat_22"), share=20),
 )
 
 _NUMERIC_TERMS = tuple(column for column in NUMERIC if column.share)

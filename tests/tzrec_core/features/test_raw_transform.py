@@ -185,6 +185,7 @@ def test_numbers_do_not_depend_on_their_type(kind):
         ("", pa.array(["1", "one"]), "must be numbers: .*'one'"),
         ("", pa.array([[1.0], [1.0, 2.0]]), r"value_dim = 1 numbers, got 2: \[1.0, 2.0\]"),
         ("value_dim: 2", pa.array([[1, 2], [3]]), r"value_dim = 2 numbers, got 1: \[3\]"),
+        ("value_dim: 3", pa.array(["1|2|3", "|"]), r"value_dim = 3 numbers, got 2: \['', ''\]"),
         ("value_dim: 2", pa.array(["1|2", "1|2|x"]), r"must be numbers: .*'x'"),
         ("value_dim: 2", pa.array(["1|2", "1|2|5"]), r"= 2 numbers, got 3: \['1', '2', '5'\]"),
         ("value_dim: 2", pa.array([1.0]), "value_dim = 2 numbers, got one number"),

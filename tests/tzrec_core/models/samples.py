@@ -27,11 +27,11 @@ def dense(name, width=1):
 FEATURES = (
     dense("age"),
     sparse("user"),
-    sparse("item", pooling="mean"),
+    sparse("item", rows=90, pooling="mean"),
     dense("stats", width=3),
     sparse("tags", weighted=True),
     # Shares a table with item.
-    sparse("last_item", table="item_emb", pooling="mean"),
+    sparse("last_item", table="item_emb", rows=90, pooling="mean"),
 )
 
 GROUPS = """

@@ -117,3 +117,18 @@ def test_the_pipeline_that_traces_the_model_trains_it_like_a_plain_loop(name):
             optimizer.step()
             plain.append(logits.detach().clone())
     torch.testing.assert_close(traced, plain)
+
+
+def keys_of_embeddings(ranks):
+    model, _ = sharded("deepfm", ranks)
+    batch = make_batch()
+    [deep, _], _ = model.module.model.embeddings(batch.sparse, batch.weighted)
+    return deep.keys()
+
+
+def test_the_case_of_two_ranks_covers_keys_that_sharding_has_reordered():
+    batch = make_batch()
+    [deep, _], _ = reference("deepfm").model.embeddings(batch.sparse, batch.weighted)
+    for keys in run(keys_of_embeddings, 2):
+        assert sorted(keys) == sorted(deep.keys())
+        assert keys != deep.keys()
