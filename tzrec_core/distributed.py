@@ -187,7 +187,8 @@ def shard(
     group = dist.GroupMember.WORLD
     assert group is not None
     # Ranks draw different numbers of random values here; what follows should not depend on that.
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    devices = [ranks.device] if ranks.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         sharded = DistributedModelParallel(
             model,

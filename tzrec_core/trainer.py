@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from torch import nn
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 CONFIG_FILE = "pipeline.config"
 RESULT_FILE = "train_eval_result.txt"
+# Of the order of rows: positions in the data only mean something in the same order.
+_SIGNATURE = "data_signature"
 
 
 def train_and_evaluate(
@@ -57,10 +60,11 @@ def train_and_evaluate(
     """
     with process_group() as ranks, ExitStack() as stack:
         newest = on_rank_0(ranks, lambda: _open_model_dir(config, continue_train=continue_train))
-        progress = Progress()
+        progress, signature = Progress(), None
         if newest is not None:
             stopped = checkpoint.read_position(newest)
             progress = Progress(stopped.step, stopped.epoch, stopped.consumed)
+            signature = stopped.state.get(_SIGNATURE)
             if _finished(config, progress) and _evaluated(config, progress.step):
                 log.info("%s is complete; there is nothing left to train", newest)
                 return
@@ -77,6 +81,12 @@ def train_and_evaluate(
             run_id = run.run_id
         session = _open_session(config, ranks, stack, first_step=progress.step + 1, run_id=run_id)
         _restore(session, newest, ignore_optimizer=ignore_restore_optimizer)
+        if progress.consumed and signature != session.data.signature:
+            progress.consumed = {}
+            log.warning(
+                "The training data or batch_size is not the checkpoint's: epoch %d starts over",
+                progress.epoch,
+            )
         _train(session, progress, saved=None if newest is None else progress.step)
 
 
@@ -105,6 +115,7 @@ def _open_model_dir(config: EasyRecConfig, *, continue_train: bool) -> Path | No
             "pass --continue_train to go on from it, or choose another model_dir"
         )
     save_config(config, model_dir / CONFIG_FILE)
+    (model_dir / "version").write_text(version("tzrec-pipelines") + "\n")
     return newest
 
 
@@ -234,7 +245,7 @@ def _save(session: _Session, progress: Progress) -> None:
         optimizer=session.job.optimizer,
         epoch=progress.epoch,
         consumed=progress.consumed,
-        state={},
+        state={_SIGNATURE: session.data.signature},
     )
 
 

@@ -1,5 +1,6 @@
 """Two ranks train what one rank and plain torch train; ranks agree, end together, and fail fast."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torchrec import EmbeddingBagConfig
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from tests.distributed.ranks import RankError, run, spawn
@@ -32,6 +34,7 @@ from tzrec_core.distributed import (
     shard,
     train_pipeline,
 )
+from tzrec_core.machine import available_memory
 from tzrec_core.optim.build import build_optimizer
 from tzrec_core.optim.sparse import (
     SparseRule,
@@ -185,6 +188,25 @@ def test_every_table_is_fused_and_whole_on_one_rank_and_all_ranks_plan_alike():
     assert len(first) == len(TABLES)
     assert {(kind, kernel) for kind, kernel, _ in first} == {("table_wise", "fused")}
     assert {held_by for _, _, held_by in first} == {(0,), (1,)}
+
+
+def shard_with_less_memory_on_rank_1(ranks: Ranks) -> None:
+    # Rank 1 believes that 20 ranks share its machine: its part of the memory is a twentieth.
+    ranks = dataclasses.replace(ranks, local_world_size=20 if ranks.rank == 1 else 1)
+    table = EmbeddingBagConfig(
+        name="large",
+        num_embeddings=available_memory() // 256 // 3,  # a third of the memory
+        embedding_dim=64,
+        feature_names=["f"],
+    )
+    model = SmallModel((table,))
+    apply_sparse_optimizer(model, RULES["sgd"])
+    with pytest.raises(ValueError, match="do not fit into memory: 1 tables"):
+        shard(model, ranks, batch_size=8, seed=0)
+
+
+def test_all_ranks_plan_with_the_memory_of_the_poorest_and_fail_together():
+    run(shard_with_less_memory_on_rank_1, 2, timeout=60)
 
 
 def look_up_a_row_that_is_not_there(ranks: Ranks) -> None:

@@ -72,6 +72,18 @@ def test_continuing_equals_never_having_stopped(tmp_path):
     assert [line["global_step"] for line in results(parts)] == [4, 12, 15]
 
 
+def test_an_epoch_starts_over_when_the_order_of_its_rows_has_changed(tmp_path):
+    text = clicks.write(tmp_path, train_rows=64 * 10)
+    shuffled = {"data_config.shuffle": True}
+
+    spawn(train, 1, steps(text, 4), shuffled)
+    # 40 batches of 16, of which 4 of 64 rows would be used already.
+    smaller = {**shuffled, "data_config.batch_size": 16}
+    spawn(train, 1, text.replace("num_epochs: 2", "num_epochs: 1"), smaller, True)
+
+    assert checkpoint.steps(tmp_path / "model") == [4, 4 + 40]
+
+
 def test_a_checkpoint_of_one_rank_continues_on_two(tmp_path):
     text = clicks.write(tmp_path, train_rows=128 * 6)
     model_dir = str(tmp_path / "model")

@@ -27,16 +27,17 @@ def dense(name, width=1):
 FEATURES = (
     dense("age"),
     sparse("user"),
-    sparse("item", rows=90, pooling="mean"),
+    sparse("item", pooling="mean"),
     dense("stats", width=3),
     sparse("tags", weighted=True),
     # Shares a table with item.
-    sparse("last_item", table="item_emb", rows=90, pooling="mean"),
+    sparse("last_item", table="item_emb", pooling="mean"),
+    sparse("city"),
 )
 
 GROUPS = """
     feature_groups { group_name: "deep" group_type: DEEP
-        feature_names: ["user", "age", "item", "tags", "stats", "last_item"] }
+        feature_names: ["user", "age", "item", "tags", "stats", "last_item", "city"] }
     feature_groups { group_name: "wide" group_type: WIDE
         feature_names: ["item", "user", "age", "tags"] }
 """
@@ -46,7 +47,7 @@ TOWERS = """
 """
 INTERACTION = """
     feature_groups { group_name: "dense" feature_names: ["stats", "age"] }
-    feature_groups { group_name: "sparse" feature_names: ["tags", "user", "item", "last_item"] }
+    feature_groups { group_name: "sparse" feature_names: ["tags", "user", "item", "last_item", "city"] }
 """
 MODELS = {
     "deepfm": GROUPS + """deepfm { deep { hidden_units: [7, 6] } final { hidden_units: 5 } }""",

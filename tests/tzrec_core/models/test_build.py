@@ -39,10 +39,11 @@ def test_a_feature_has_one_deep_table_in_all_its_groups_and_one_wide_table():
     sizes = table_sizes(build_model(model_config("deepfm_with_fm"), FEATURES, CPU))
     assert sizes == {
         "user_emb": (20, 8),
-        "item_emb": (90, 8),  # of item and last_item
+        "item_emb": (20, 8),  # of item and last_item
+        "city_emb": (20, 8),
         "tags_emb": (20, 8),
         "user_emb_wide": (20, 4),
-        "item_emb_wide": (90, 4),
+        "item_emb_wide": (20, 4),
         "tags_emb_wide": (20, 4),
     }
 

@@ -10,7 +10,8 @@ from tzrec_core.models.build import build_model
 
 CPU = torch.device("cpu")
 WIDE = ["item", "user", "tags"]
-DEEP = ["user", "item", "tags", "last_item"]
+DEEP = ["user", "item", "tags", "last_item", "city"]
+INTERACTING = ["tags", "user", "item", "last_item", "city"]
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_dlrm_feeds_products_dense_vector_and_embeddings_to_the_final_layers(bat
     model = build("dlrm")
     deep, _ = lookups(model, batch)
     vector = model.head.network.dense_mlp(torch.cat(dense_columns(batch, "stats", "age"), dim=1))
-    vectors = [vector, *(deep[name] for name in ("tags", "user", "item", "last_item"))]
+    vectors = [vector, *(deep[name] for name in INTERACTING)]
     products = [(a * b).sum(1, keepdim=True) for a, b in combinations(vectors, 2)]
     torch.testing.assert_close(model(batch), top(model, *products, *vectors))
 
@@ -112,7 +113,7 @@ def test_dlrm_feeds_products_dense_vector_and_embeddings_to_the_final_layers(bat
 def test_dlrm_can_do_with_products_only(batch):
     model = build("dlrm_products_only")
     deep, _ = lookups(model, batch)
-    vectors = [deep[name] for name in ("tags", "user", "item", "last_item")]
+    vectors = [deep[name] for name in INTERACTING]
     products = [(a * b).sum(1, keepdim=True) for a, b in combinations(vectors, 2)]
     torch.testing.assert_close(model(batch), top(model, *products))
 
