@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from tzrec_core.batch import Batch
 from tzrec_core.data.collate import collate
 from tzrec_core.data.read_ahead import read_ahead
 from tzrec_core.data.reader import Part, Reader, expected_rows, naming
-from tzrec_core.features.schema import BatchSchema
+from tzrec_core.features.schema import BatchSchema, FeatureCounts
 from tzrec_core.features.transforms import encode
+
+log = logging.getLogger(__name__)
 
 ALL_ROWS: Final = 2**62
 """The position of a finished window of which only reading tells the number of rows."""
@@ -100,6 +103,7 @@ class Dataset:
         self._rank = rank
         self._world_size = world_size
         self._pin_memory = pin_memory
+        self._warned: set[str] = set()
         self._window_rows = min(
             shuffle_buffer_size * batch_size, math.ceil(expected_rows(reader) / _MIN_WINDOWS)
         )
@@ -213,6 +217,21 @@ class Dataset:
             order = self._generator(epoch, window.index).permutation(table.num_rows)
             table = table.take(pa.array(order))
         return _Rows(window, skip, table.slice(skip))
+
+
+    def _warn_of_unknown_ids(self, counts: Mapping[str, FeatureCounts], path: str) -> None:
+        """Says of each feature once that it has ids outside its range or vocabulary."""
+        for name, count in counts.items():
+            if count.out_of_vocabulary and name not in self._warned:
+                self._warned.add(name)
+                log.warning(
+                    "%s: %d of %d values of feature %s are outside its range or vocabulary; "
+                    "they become its default or are left out, here and in what follows",
+                    path,
+                    count.out_of_vocabulary,
+                    count.values,
+                    name,
+                )
 
 
 def _window(index: int, parts: list[Part]) -> Window:

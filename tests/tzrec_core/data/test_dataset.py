@@ -406,3 +406,31 @@ def test_positions_count_the_rows_of_each_window(inputs):
     assert position_of(batches) == {window.index: window.num_rows for window in data.windows(0)}
     for stop in range(len(batches)):
         assert sum(position_of(batches[:stop]).values()) == stop * 16
+
+
+def test_ids_outside_their_range_are_said_once(tmp_path, caplog):
+    pq.write_table(
+        pa.table({"row": range(6), "item": [0, 1, 2, 3, 4, -1]}),
+        tmp_path / "rows.parquet",
+        row_group_size=2,
+    )
+    config = config_of("parquet")
+    del config.feature_configs[:]
+    feature = config.feature_configs.add().id_feature
+    feature.feature_name, feature.expression = "item", "item:item"
+    feature.num_buckets, feature.embedding_dim = 2, 4
+    data = build_dataset(
+        config,
+        build_schema(config),
+        input_path=str(tmp_path),
+        training=False,
+        rank=0,
+        world_size=1,
+    )
+
+    lengths = [batch.sparse.lengths().tolist() for batch in data.batches(0)]
+
+    assert lengths == [[1, 1, 0, 0, 0, 0]]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "rows.parquet: 2 of 2 values of feature item are outside its range" in said[0]

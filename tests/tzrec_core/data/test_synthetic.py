@@ -264,8 +264,8 @@ def test_neither_numbers_alone_nor_sums_over_columns_come_near(model, logs, draw
         return (reached - 0.5) / (best - 0.5)
 
     # Both with the true weights, which no model finds out.
-    assert share(utility(model, no_ids)) < 0.45
-    assert share(utility(no_crosses, draws)) < 0.85
+    assert share(utility(model, no_ids)) < 0.4
+    assert share(utility(no_crosses, draws)) < 0.82
 
 
 def test_a_cross_looks_like_noise_to_each_of_its_columns(model, logs, draws):

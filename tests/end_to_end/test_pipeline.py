@@ -1,0 +1,101 @@
+"""The compiled pipeline, run by kfp.local as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.run_dir import RunDir
+from tests.pipeline_inputs import CONFIG, write_click_logs
+from tzrec_core import eval_result
+
+STEPS = ("prepare-data", "train", "evaluate", "select-best", "export")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run on two ranks whose MLflow server does not answer, and the folder it was started in."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    write_click_logs(folder / "clicks" / "part-0.parquet", num_rows=1500, seed=0)
+    write_click_logs(folder / "clicks" / "part-1.parquet", num_rows=1500, seed=1)
+    (folder / "small.config").write_text(CONFIG)
+    env = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
+    env.pop("MLFLOW_RUN_ID", None)
+    edits = {"train_config.save_checkpoints_steps": 5, "data_config.batch_size": 100}
+    command = [
+        sys.executable, "-m", "pipelines", "run", "pipeline_config=small.config",
+        "train_input_path=clicks", "eval_fraction=0.2", "split_by=hash:user_id",
+        "num_processes=2", f"edit_config_json={json.dumps(edits)}",
+    ]  # fmt: skip
+    process = subprocess.run(
+        command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.returncode == 0, process.stdout
+    return folder, process.stdout
+
+
+@pytest.fixture
+def run_dir(ended):
+    """The run's directory, which was named for it."""
+    (path,) = (ended[0] / "runs").iterdir()
+    return RunDir(path)
+
+
+@pytest.fixture
+def artifacts(run_dir):
+    """The metadata of every artifact that KFP got, by step and name."""
+    (root,) = (run_dir.path / "kfp").iterdir()
+    outputs = {
+        step: json.loads((root / step / "executor_output.json").read_text()) for step in STEPS
+    }
+    return {
+        step: {name: a["artifacts"][0]["metadata"] for name, a in output["artifacts"].items()}
+        for step, output in outputs.items()
+    }
+
+
+def test_every_row_was_trained_or_evaluated_on(artifacts):
+    statistics = artifacts["prepare-data"]["statistics"]
+
+    assert statistics["train_rows"] + statistics["eval_rows"] == 3000
+    assert 0 < statistics["eval_rows"] < 1500
+    # Two ranks with 100 rows each to a step.
+    batches = -(-statistics["train_rows"] // 200)
+    assert artifacts["train"]["checkpoints"]["step"] in (batches, batches + 1)
+
+
+def test_the_best_of_all_checkpoints_is_exported(run_dir, artifacts):
+    results = eval_result.read(run_dir.eval_result)
+    best = max(results, key=lambda result: result.metrics["grouped_auc"])
+
+    assert [result.step for result in results] == run_dir.checkpoint_steps()
+    assert len(results) >= 2
+    assert artifacts["export"]["model"]["checkpoint"] == f"model.ckpt-{best.step}"
+    assert artifacts["select-best"]["metrics"] == best.metrics
+    assert best.metrics["auc"] > 0.6
+    torch.jit.load(str(run_dir.export / "scripted_model.pt"))
+
+
+def test_the_run_ends_with_its_metrics_and_where_everything_is(ended, run_dir):
+    folder, output = ended
+    where = run_dir.path.relative_to(folder)
+
+    assert f"everything is in {where}" in output
+    assert f"exported model  {where}/export" in output
+    assert "grouped_auc" in output[output.rindex("the largest grouped_auc") :]
+
+
+def test_mlflow_that_does_not_answer_is_said_once_a_process(ended):
+    warnings = [line for line in ended[1].splitlines() if "MLflow could not be used" in line]
+
+    assert len(warnings) == len(STEPS) + 1  # training is a process of its own
+
+
+def test_nothing_was_written_outside_the_run_directory(ended):
+    names = {path.name for path in Path(ended[0]).iterdir()}
+
+    assert names == {"clicks", "small.config", "runs", "build"}
