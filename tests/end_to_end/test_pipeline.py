@@ -63,9 +63,9 @@ def test_every_row_was_trained_or_evaluated_on(artifacts):
 
     assert statistics["train_rows"] + statistics["eval_rows"] == 3000
     assert 0 < statistics["eval_rows"] < 1500
-    # Two ranks with 100 rows each to a step.
-    batches = -(-statistics["train_rows"] // 200)
-    assert artifacts["train"]["checkpoints"]["step"] in (batches, batches + 1)
+    # 100 rows a rank and step: fewer steps than rows / 100 show that two ranks shared the rows.
+    num_steps = artifacts["train"]["checkpoints"]["step"]
+    assert statistics["train_rows"] / 200 <= num_steps < statistics["train_rows"] / 100
 
 
 def test_the_best_of_all_checkpoints_is_exported(run_dir, artifacts):

@@ -211,13 +211,14 @@ class Dataset:
         for part in window.parts:
             raw = self._reader.read(part, self._columns)
             with naming(part.path):
-                tables.append(encode(raw, self._schema).table)
+                encoded = encode(raw, self._schema)
+            self._warn_of_unknown_ids(encoded.counts, part.path)
+            tables.append(encoded.table)
         table = pa.concat_tables(tables).combine_chunks()
         if self._shuffle:
             order = self._generator(epoch, window.index).permutation(table.num_rows)
             table = table.take(pa.array(order))
         return _Rows(window, skip, table.slice(skip))
-
 
     def _warn_of_unknown_ids(self, counts: Mapping[str, FeatureCounts], path: str) -> None:
         """Says of each feature once that it has ids outside its range or vocabulary."""

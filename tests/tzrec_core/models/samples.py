@@ -45,10 +45,13 @@ TOWERS = """
     feature_groups { group_name: "a" feature_names: ["user", "age"] }
     feature_groups { group_name: "b" feature_names: ["user", "tags", "stats"] }
 """
-INTERACTION = """
-    feature_groups { group_name: "dense" feature_names: ["stats", "age"] }
-    feature_groups { group_name: "sparse" feature_names: ["tags", "user", "item", "last_item", "city"] }
+EMBEDDINGS = """
+    feature_groups { group_name: "sparse"
+        feature_names: ["tags", "user", "item", "last_item", "city"] }
 """
+INTERACTION = (
+    EMBEDDINGS + """feature_groups { group_name: "dense" feature_names: ["stats", "age"] }"""
+)
 MODELS = {
     "deepfm": GROUPS + """deepfm { deep { hidden_units: [7, 6] } final { hidden_units: 5 } }""",
     "deepfm_without_final": GROUPS + """deepfm { deep { hidden_units: [7, 6] } }""",
@@ -63,7 +66,7 @@ MODELS = {
         final { hidden_units: 5 } }""",
     "dlrm": INTERACTION
     + """dlrm { dense_mlp { hidden_units: [6, 8] } final { hidden_units: 5 } }""",
-    "dlrm_products_only": INTERACTION.splitlines()[2]
+    "dlrm_products_only": EMBEDDINGS
     + """dlrm { arch_with_sparse: false final { hidden_units: 5 } }""",
 }
 
