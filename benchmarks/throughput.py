@@ -19,7 +19,7 @@ from tzrec_core.data import synthetic
 from tzrec_core.data.collate import empty_batch
 from tzrec_core.data.prepare import prepare
 from tzrec_core.distributed import agree, process_group, train_pipeline
-from tzrec_core.features.build import read_encoded
+from tzrec_core.features.build import encoded_edits
 
 CONFIG = Path(__file__).parents[1] / "pipelines" / "configs" / "demo.config"
 
@@ -38,18 +38,32 @@ def main() -> None:
 def measure(folder: Path, *, rows: int, batch_size: int, rounds: int) -> None:
     """Generates, prepares, then measures."""
     config = load(CONFIG)
-    generating = _clock(lambda: synthetic.generate(folder / "raw", rows=rows, eval_rows=1000))
+    generating = _clock(
+        lambda: synthetic.write(
+            folder / "raw", rows=rows, eval_rows=1000, seed=0, file_format="parquet", num_workers=1
+        )
+    )
     preparing = _clock(
         lambda: prepare(
             config,
             train_input_path=str(folder / "raw" / "train"),
             eval_input_path=str(folder / "raw" / "eval"),
             output_dir=folder / "data",
+            eval_fraction=0.1,
+            split_by="rows",
+            seed=0,
+            progress=lambda line: None,
         )
     )
-    read_encoded(config)
-    config.train_input_path = str(next((folder / "data").iterdir()) / "train")
-    edit(config, {"data_config.batch_size": batch_size, "data_config.num_workers": 1})
+    config.train_input_path = str(next((folder / "data").glob("*/train")))
+    edit(
+        config,
+        {
+            **encoded_edits(config),
+            "data_config.batch_size": batch_size,
+            "data_config.num_workers": 1,
+        },
+    )
 
     with process_group() as ranks:
         job = assemble(config, ranks)

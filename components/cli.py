@@ -3,7 +3,8 @@
 import argparse
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from components import steps
 from tzrec_core import command_line
@@ -17,7 +18,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = chooser.parse_args(argv)
     step = steps.load(chosen.step)
     arguments = flags(step).parse_args(chosen.flags)
-    print(json.dumps(step(**vars(arguments)), indent=1))
+    print(json.dumps(_short(step(**vars(arguments))), indent=1))
+
+
+def _short(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a step's result without lists: a curve would fill the screen."""
+    return {
+        name: _short(value) if isinstance(value, Mapping) else value
+        for name, value in result.items()
+        if not isinstance(value, list)
+    }
 
 
 def flags(step: steps.Step) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from components import child, steps
 from components.run_dir import RunDir, new_run_id
@@ -66,10 +67,13 @@ def run(yaml: Path | None, values: Mapping[str, str]) -> RunDir:
     """Runs a compiled pipeline, the training pipeline if there is none, in subprocesses."""
     from pipelines import local
 
-    if yaml is None:
-        yaml = Path("build/pipeline.yaml")
-        compile_pipeline(yaml)
-    return local.run(yaml, values, env={"MLFLOW_TRACKING_URI": tracking_uri()})
+    env = {"MLFLOW_TRACKING_URI": tracking_uri()}
+    if yaml is not None:
+        return local.run(yaml, values, env=env)
+    with TemporaryDirectory() as folder:
+        compiled = Path(folder) / "pipeline.yaml"
+        compile_pipeline(compiled)
+        return local.run(compiled, values, env=env)
 
 
 def demo(output: Path, *, rows: int) -> None:

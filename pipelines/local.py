@@ -104,9 +104,7 @@ def repaired_kfp_local(env: Mapping[str, str], failures: list[str]) -> Iterator[
     def run_step(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
         ended = child.run(full_command, env={**env, **(env_vars or {})})
         if ended.code != 0:
-            output_file = json.loads(full_command[-1])["outputs"]["outputFile"]
-            step = Path(output_file).parent.name  # kfp.local has a folder for each task
-            failures.append(f"{step} failed: {child.error_of(ended.lines)}")
+            failures.append(f"{_task(full_command)} failed: {child.error_of(ended.lines)}")
         return ended.code
 
     def artifact_line(artifact: dsl.Artifact) -> list[str]:
@@ -144,6 +142,15 @@ def _replaced(module: ModuleType, name: str, replacement: object) -> Iterator[No
         yield
     finally:
         setattr(module, name, original)
+
+
+def _task(full_command: Sequence[str]) -> str:
+    """Returns the name of the task that a command runs, from the executor input among its parts."""
+    for part in full_command:
+        if part.startswith("{") and '"outputFile"' in part:
+            # kfp.local has a folder for each task.
+            return Path(json.loads(part)["outputs"]["outputFile"]).parent.name
+    return "a step"
 
 
 def _text(yaml_path: Path) -> str:

@@ -1,9 +1,10 @@
+import json
 import subprocess
 import sys
 
 import pytest
 
-from components import steps
+from components import cli, steps
 
 CLI = [sys.executable, "-m", "components.cli"]
 
@@ -49,3 +50,13 @@ def test_help_names_the_steps(tmp_path):
     shown = run("--help", cwd=tmp_path)
 
     assert ",".join(steps.STEPS) in shown.stdout
+
+
+def test_a_result_is_printed_as_json_without_long_lists(monkeypatch, capsys):
+    def double(*, count: int = 1):
+        return {"count": 2 * count, "roc": {"points": [1] * 1000, "area": 0.5}}
+
+    monkeypatch.setattr(steps, "load", lambda name: double)
+    cli.main(["train", "--count=3"])
+
+    assert json.loads(capsys.readouterr().out) == {"count": 6, "roc": {"area": 0.5}}

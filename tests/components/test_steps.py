@@ -249,6 +249,16 @@ def test_training_that_fails_fails_the_step_with_its_own_error_and_marks_the_run
     assert statuses == {"pipeline": "FAILED", "prepare_data": "FINISHED", "train": "FAILED"}
 
 
+def test_a_run_dir_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = Run(tmp_path)
+    run.place.path.write_text("a file, no folder")
+
+    with pytest.raises(OSError, match=str(run.place.path)):
+        run.prepare()
+    assert run.place.path.read_text() == "a file, no folder"
+
+
 def test_steps_out_of_order_say_what_to_run_first(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = Run(tmp_path)

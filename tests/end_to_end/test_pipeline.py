@@ -98,4 +98,4 @@ def test_mlflow_that_does_not_answer_is_said_once_a_process(ended):
 def test_nothing_was_written_outside_the_run_directory(ended):
     names = {path.name for path in Path(ended[0]).iterdir()}
 
-    assert names == {"clicks", "small.config", "runs", "build"}
+    assert names == {"clicks", "small.config", "runs"}

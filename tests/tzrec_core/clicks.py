@@ -36,7 +36,7 @@ feature_configs {{ id_feature {{
   feature_name: "tags" expression: "item:tags" num_buckets: 7 embedding_dim: 8 pooling: "mean" }} }}
 feature_configs {{ id_feature {{
   feature_name: "history" expression: "user:history" num_buckets: 20 embedding_dim: 8
-  weighted: true }} }}
+  weighted: true pooling: "mean" }} }}
 feature_configs {{ raw_feature {{ feature_name: "price" expression: "item:price" }} }}
 model_config {{
   feature_groups {{
