@@ -2,10 +2,8 @@
 
 from components.run_dir import RunDir
 from tzrec_core import config as configs
+from tzrec_core.features.build import encoded_edits
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-
-EDITS = {"data_config.dataset_type": "ParquetDataset", "data_config.fg_mode": "FG_NONE"}
-"""What tells a config's reader that the rows are prepare_data's: Parquet with encoded features."""
 
 
 def load(run_dir: RunDir) -> EasyRecConfig:
@@ -19,6 +17,11 @@ def load(run_dir: RunDir) -> EasyRecConfig:
     config.train_input_path = str(data / "train")
     config.eval_input_path = str(data / "eval")
     config.model_dir = str(run_dir.checkpoints)
-    configs.edit(config, EDITS)
+    configs.edit(config, edits(config))
     configs.check(config)
     return config
+
+
+def edits(config: EasyRecConfig) -> dict[str, object]:
+    """Returns what tells a config's reader that the rows are prepare_data's: encoded Parquet."""
+    return {"data_config.dataset_type": "ParquetDataset", **encoded_edits(config)}

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from components import child, experiments, prepared
 from components.run_dir import RunDir
 from components.steps import StepFailedError
+from tzrec_core import config as configs
 
 
 class Outputs(TypedDict):
@@ -38,7 +40,11 @@ def train(*, run_dir: str, num_processes: int = 1) -> Outputs:
         run.set_tags({"num_processes": num_processes, "run_dir": place.path})
         run.log_artifact(place.config, "config")
         ended = child.run(
-            command(place, num_processes=num_processes),
+            command(
+                place,
+                num_processes=num_processes,
+                edits=prepared.edits(configs.load(place.config)),
+            ),
             env={} if run.run_id is None else {"MLFLOW_RUN_ID": run.run_id},
         )
         if ended.code != 0:
@@ -50,7 +56,7 @@ def train(*, run_dir: str, num_processes: int = 1) -> Outputs:
     return {"checkpoints": {"path": str(place.checkpoints), "step": steps[-1]}}
 
 
-def command(run_dir: RunDir, *, num_processes: int) -> list[str]:
+def command(run_dir: RunDir, *, num_processes: int, edits: Mapping[str, object]) -> list[str]:
     """Returns the command that trains; one process needs no port and no torchrun."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}", "-m"]
     data = run_dir.prepared_data()
@@ -64,6 +70,6 @@ def command(run_dir: RunDir, *, num_processes: int) -> list[str]:
         f"--train_input_path={data / 'train'}",
         f"--eval_input_path={data / 'eval'}",
         f"--model_dir={run_dir.checkpoints}",
-        f"--edit_config_json={json.dumps(prepared.EDITS)}",
+        f"--edit_config_json={json.dumps(edits)}",
         "--continue_train",
     ]

@@ -6,9 +6,9 @@ A row's utility is a function of the columns that are written, and of nothing el
                         + sum over crosses of b * (sum of f over left) * (sum of f over right)
 
 * ``f`` of a number is its logarithm, straight or bent; a linear model cannot see a bent one.
-* ``f`` of an id is a random weight of its own, a hash, so ids need no table. Ids are Zipf
-  distributed; in the large columns most of them are seen once or never.
-* In a cross the ids of two sets of columns, such as those of a user and of an item, meet. It is
+* ``f`` of an id is a random weight of its own, a hash, so that no table is needed. Ids follow
+  Zipf's law; in the largest columns most of them are hardly ever seen.
+* In a cross two sets of columns meet, such as those of a user and those of an item. It is
   uncorrelated with every function of a single column, so models that only add see noise.
 * A null is worth 0.
 
