@@ -178,8 +178,7 @@ def best_possible(rows: pa.Table, utilities: npt.NDArray[np.float64]) -> dict[st
     """
     scores = torch.tensor(utilities)
     click, user, watch_time = (
-        torch.from_numpy(rows[name].to_numpy().copy())
-        for name in ("click", "user_id", "watch_time")
+        torch.tensor(rows[name].to_numpy()) for name in ("click", "user_id", "watch_time")
     )
     values = {
         "auc": exact_auc(scores, click),
