@@ -200,7 +200,9 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "read", "wanted"), TABLE, ids=lambda x: str(x)[:60])
+@pytest.mark.parametrize(
+    ("path", "value", "read", "wanted"), TABLE, ids=[f"{edit[0]}={edit[1]}"[:90] for edit in TABLE]
+)
 def test_an_edit_sets_what_torcheasyrec_users_expect(path, value, read, wanted):
     assert read(edited({path: value})) == wanted
 

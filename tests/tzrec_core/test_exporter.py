@@ -54,9 +54,7 @@ def evaluate(text, path, result_path):
 
 def export(text, path, export_dir):
     config = loads(text, source="test")
-    return exporter.export(
-        config, checkpoint_path=path, export_dir=export_dir, check_config=config
-    )
+    return exporter.export(config, checkpoint_path=path, export_dir=export_dir, check_config=config)
 
 
 @pytest.fixture(scope="module")
