@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tzrec_core.assembly import assemble, train_data
+from tzrec_core.assembly import assemble, share_of_rows
 from tzrec_core.batch import Batch
 from tzrec_core.config import edit, load
 from tzrec_core.data import synthetic
@@ -67,7 +67,7 @@ def measure(folder: Path, *, rows: int, batch_size: int, rounds: int) -> None:
 
     with process_group() as ranks:
         job = assemble(config, ranks)
-        data = train_data(config, job.schema, ranks)
+        data = share_of_rows(config, job.schema, ranks, training=True)
         pipeline = train_pipeline(job.model, job.optimizer, ranks)
         in_memory = list(itertools.islice(data.batches(0), 40))
 

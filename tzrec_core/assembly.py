@@ -112,25 +112,15 @@ def unsharded(config: EasyRecConfig, path: Path) -> TaskModel:
     return model.eval()
 
 
-def train_data(config: EasyRecConfig, schema: BatchSchema, ranks: Ranks) -> Dataset:
-    """Returns this rank's share of the training rows."""
+def share_of_rows(
+    config: EasyRecConfig, schema: BatchSchema, ranks: Ranks, *, training: bool
+) -> Dataset:
+    """Returns this rank's share of the training rows, or of the evaluation rows."""
     return build_dataset(
         config,
         schema,
-        input_path=config.train_input_path,
-        training=True,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
-
-
-def eval_data(config: EasyRecConfig, schema: BatchSchema, ranks: Ranks) -> Dataset:
-    """Returns this rank's share of the evaluation rows."""
-    return build_dataset(
-        config,
-        schema,
-        input_path=config.eval_input_path,
-        training=False,
+        input_path=config.train_input_path if training else config.eval_input_path,
+        training=training,
         rank=ranks.rank,
         world_size=ranks.world_size,
     )

@@ -7,76 +7,60 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from tzrec_core import checkpoint, eval_result
-from tzrec_core.assembly import assemble, eval_data
+from tzrec_core.assembly import Job, assemble, share_of_rows
 from tzrec_core.batch import Batch
 from tzrec_core.data.collate import empty_batch
 from tzrec_core.data.dataset import Dataset
 from tzrec_core.distributed import Ranks, agree, process_group
-from tzrec_core.features.schema import BatchSchema
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import Task, TaskMetrics, checked
+from tzrec_core.tasks import TaskMetrics, checked
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(
-    model: nn.Module,
-    data: Dataset,
-    metrics: TaskMetrics,
-    *,
-    schema: BatchSchema,
-    task: Task,
-    ranks: Ranks,
-    num_steps: int | None,
-    log_every: int,
-) -> dict[str, float]:
-    """Returns the metrics of ``model`` over the rows of ``data``, the same on every rank.
+def evaluate(config: EasyRecConfig, job: Job, data: Dataset, ranks: Ranks) -> dict[str, float]:
+    """Returns the metrics of the job's model over the rows of ``data``, the same on every rank.
 
     Every row counts once, however unevenly ranks share them. The model comes back in the mode
     it was in.
 
     Args:
-        model: A sharded ``TaskModel``.
+        config: Its metrics and ``eval_config`` count.
+        job: A model and its task.
         data: This rank's share of the rows.
-        metrics: What to compute; left empty.
-        schema: What a batch is made of.
-        task: Whose sample weight the losses use.
         ranks: All of them must call.
-        num_steps: Evaluate at most so many batches a rank; None: all.
-        log_every: Batches between two progress lines; 0: none.
 
     Raises:
         ValueError: There is not a single row, or a label that the losses cannot take.
     """
+    metrics = TaskMetrics(config).to(ranks.device)
     batches: Iterator[Batch] = agree(
-        checked(data.batches(0), task),
+        checked(data.batches(0), job.task),
         ranks,
-        loss_weight=task.sample_weight,
+        loss_weight=job.task.sample_weight,
         drop_remainder=False,
-        empty=empty_batch(schema),
+        empty=empty_batch(job.schema),
     )
-    was_training = model.training
-    model.eval()
+    log_every = config.eval_config.log_step_count_steps
+    was_training = job.model.training
+    job.model.eval()
     started = time.perf_counter()
     num_batches = 0
     with torch.no_grad():
-        for batch in islice(batches, num_steps):
-            _, (_, predictions, scored) = model(batch.to(ranks.device))
+        for batch in islice(batches, config.eval_config.num_steps or None):
+            _, (_, predictions, scored) = job.model(batch.to(ranks.device))
             if len(scored):
                 metrics.update(predictions, scored)
             num_batches += 1
             if log_every and num_batches % log_every == 0 and ranks.rank == 0:
                 rate = num_batches / (time.perf_counter() - started)
                 log.info("Evaluating: %dit [%.2fit/s]", num_batches, rate)
-    model.train(was_training)
+    job.model.train(was_training)
     if num_batches == 0:
-        raise ValueError("there is no row to evaluate: the evaluation input is empty")
-    results = metrics.compute()
-    metrics.reset()
-    return results
+        raise ValueError(f"there is no row to evaluate in {config.eval_input_path}")
+    return metrics.compute()
 
 
 def evaluate_checkpoint(
@@ -92,16 +76,8 @@ def evaluate_checkpoint(
     with process_group() as ranks:
         job = assemble(config, ranks)
         restored = checkpoint.restore(checkpoint_path, ranks, model=job.model, optimizer=None)
-        results = evaluate(
-            job.model,
-            eval_data(config, job.schema, ranks),
-            TaskMetrics(config).to(ranks.device),
-            schema=job.schema,
-            task=job.task,
-            ranks=ranks,
-            num_steps=config.eval_config.num_steps or None,
-            log_every=config.eval_config.log_step_count_steps,
-        )
+        rows = share_of_rows(config, job.schema, ranks, training=False)
+        results = evaluate(config, job, rows, ranks)
         if ranks.rank == 0:
             result_path.parent.mkdir(parents=True, exist_ok=True)
             eval_result.append(result_path, restored.step, results)

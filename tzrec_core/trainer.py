@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from torch import nn
-
 from tzrec_core import checkpoint, eval_result, mlflow_run
-from tzrec_core.assembly import Job, StepOutput, assemble, eval_data, train_data
+from tzrec_core.assembly import Job, StepOutput, assemble, share_of_rows
 from tzrec_core.batch import Batch
 from tzrec_core.config import save as save_config
 from tzrec_core.data.collate import empty_batch
@@ -28,7 +26,7 @@ from tzrec_core.evaluator import evaluate, listed
 from tzrec_core.optim.dense import learning_rates
 from tzrec_core.progress import Progress, Window
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import TaskMetrics, TrainMetrics, checked
+from tzrec_core.tasks import TrainMetrics, checked
 from tzrec_core.tracking import ConsoleLogger, MetricLogger, MLflowLogger, TensorBoardLogger
 
 log = logging.getLogger(__name__)
@@ -123,7 +121,7 @@ def _open_session(
     config: EasyRecConfig, ranks: Ranks, stack: ExitStack, *, first_step: int, run_id: str | None
 ) -> _Session:
     job = assemble(config, ranks)
-    data = train_data(config, job.schema, ranks)
+    data = share_of_rows(config, job.schema, ranks, training=True)
     train_loggers: list[MetricLogger] = []
     eval_loggers: list[MetricLogger] = []
     if ranks.rank == 0:
@@ -145,7 +143,9 @@ def _open_session(
         ranks=ranks,
         job=job,
         data=data,
-        eval_data=eval_data(config, job.schema, ranks) if config.eval_input_path else None,
+        eval_data=share_of_rows(config, job.schema, ranks, training=False)
+        if config.eval_input_path
+        else None,
         train_metrics=TrainMetrics(config).to(ranks.device),
         train_loggers=tuple(train_loggers),
         eval_loggers=tuple(eval_loggers),
@@ -175,11 +175,11 @@ def _train(session: _Session, progress: Progress, *, saved: int | None) -> None:
         nonlocal saved
         window.mean_losses(progress.step)  # never save a model that has diverged
         started = time.perf_counter()
-        model = pipeline.detach()
+        pipeline.detach()
         if saved != progress.step:
             _save(session, progress)
             saved = progress.step
-        _evaluate(session, model, progress)
+        _evaluate(session, progress)
         pipeline.attach()
         window.pause(time.perf_counter() - started)
 
@@ -249,21 +249,11 @@ def _save(session: _Session, progress: Progress) -> None:
     )
 
 
-def _evaluate(session: _Session, model: nn.Module, progress: Progress) -> None:
+def _evaluate(session: _Session, progress: Progress) -> None:
     """Evaluates the model, writes the result, and deletes checkpoints that need not be kept."""
-    config, ranks, job = session.config, session.ranks, session.job
+    config, ranks = session.config, session.ranks
     if session.eval_data is not None:
-        eval_config = config.eval_config
-        results = evaluate(
-            model,
-            session.eval_data,
-            TaskMetrics(config).to(ranks.device),
-            schema=job.schema,
-            task=job.task,
-            ranks=ranks,
-            num_steps=eval_config.num_steps or None,
-            log_every=eval_config.log_step_count_steps,
-        )
+        results = evaluate(config, session.job, session.eval_data, ranks)
         if ranks.rank == 0:
             eval_result.append(Path(config.model_dir) / RESULT_FILE, progress.step, results)
             name = f"Epoch-{progress.epoch} model-{progress.step}"
