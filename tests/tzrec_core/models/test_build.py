@@ -72,7 +72,7 @@ def test_wide_tables_start_from_wide_init_fn_else_from_the_features_own(wide_ini
 def test_weighted_mean_is_the_weighted_sum_over_the_number_of_ids():
     config = text_format.Parse(
         """feature_groups { group_name: "a" feature_names: "tags" }
-        multi_tower { towers { input: "a" } final { hidden_units: 2 } }""",
+        multi_tower { towers { input: "a" } final { hidden_units: 16 } }""",
         ModelConfig(),
     )
     by_sum = sparse("tags", weighted=True)
