@@ -65,9 +65,9 @@ mlflow-ui: setup ## Open the local runs at http://127.0.0.1:5000
 bench: setup ## Measure training and its parts; prints ratios
 	$(BIN)/python -m benchmarks.throughput
 
-clean: ## Delete what the targets above have written, but not .venv
-	rm -rf build dist runs mlflow.db* mlartifacts .mypy_cache .pytest_cache .ruff_cache \
-	  .import_linter_cache .hypothesis tzrec_core/protos/*_pb2.py*
+clean: ## Delete build/ (the demo too), caches and generated code; keeps .venv, runs/ and mlflow.db
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \
+	  tzrec_core/protos/*_pb2.py*
 
 COMPILE := $(UV) pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-find-links --upgrade-package torch pyproject.toml
 lock: $(UV) ## Resolve requirements/*.lock again from pyproject.toml
