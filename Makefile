@@ -1,7 +1,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 VENV ?= .venv
-ACCEL ?= cpu
+# What is installed stays what it is, unless asked otherwise.
+ACCEL ?= $(if $(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 

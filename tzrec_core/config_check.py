@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from tzrec_core.config_check_features import feature_problems
 from tzrec_core.config_check_model import model_problems
-from tzrec_core.config_check_task import metric_names, task_problems
+from tzrec_core.config_check_task import loss_names, metric_names, task_problems
 from tzrec_core.config_fields import planned_fields
 from tzrec_core.protos import data_pb2, export_pb2, optimizer_pb2, train_pb2
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
@@ -59,7 +59,8 @@ def _problems(config: EasyRecConfig, required: Sequence[str]) -> Iterator[str]:
     yield from feature_problems(config)
     yield from model_problems(config)
     yield from task_problems(config.model_config)
-    yield from _export_problems(config.export_config, metric_names(config.model_config))
+    names = [*metric_names(config.model_config), *loss_names(config.model_config)]
+    yield from _export_problems(config.export_config, names)
 
 
 def _train_problems(config: EasyRecConfig) -> Iterator[str]:

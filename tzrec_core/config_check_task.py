@@ -62,7 +62,7 @@ def _metric_problems(model: model_pb2.ModelConfig) -> Iterator[str]:
         yield from _prediction_problems(model, train_metric, f"{path}.{kind}")
         if not 0 <= train_metric.decay_rate < 1:
             yield f"{path}.decay_rate is {train_metric.decay_rate:g}; must be in [0, 1)"
-    for name, count in Counter(metric_names(model)[: len(model.metrics)]).items():
+    for name, count in Counter(metric_names(model)).items():
         if count > 1:
             yield (
                 f"model_config.metrics has {name} {count} times; further ones of a kind must"
@@ -82,6 +82,8 @@ def _option_problems(
         yield f"{path}.thresholds is {metric.auc.thresholds}; must be > 1{exact}"
     if metric.HasField("accuracy") and not 0 <= metric.accuracy.threshold <= 1:
         yield f"{path}.threshold is {metric.accuracy.threshold:g}; must be in [0, 1]"
+    if metric.HasField("accuracy") and metric.accuracy.top_k != 1:
+        yield f"{path}.top_k is {metric.accuracy.top_k}; must be 1, others are not supported yet"
     if metric.HasField("xauc"):
         if not 0 < metric.xauc.sample_ratio <= 1:
             yield f"{path}.sample_ratio is {metric.xauc.sample_ratio:g}; must be in (0, 1]"
@@ -118,7 +120,7 @@ def _prediction_problems(
 
 
 def metric_names(model: model_pb2.ModelConfig) -> list[str]:
-    """The names under which evaluation reports: metrics, then losses, in the config's order.
+    """The names under which evaluation reports metrics, in the config's order.
 
     A metric is called by its kind. Further ones of that kind are told apart by label_name, else by
     grouping_key, else by both; a name is there twice if that does not help.
@@ -136,4 +138,9 @@ def metric_names(model: model_pb2.ModelConfig) -> list[str]:
             "_".join([kind, *suffixes]),
         ]
         names.append(next((name for name in candidates if name not in names), kind))
-    return names + [kind for loss in model.losses if (kind := loss.WhichOneof("loss"))]
+    return names
+
+
+def loss_names(model: model_pb2.ModelConfig) -> list[str]:
+    """The names under which evaluation reports losses, in the config's order."""
+    return [kind for loss in model.losses if (kind := loss.WhichOneof("loss"))]

@@ -143,7 +143,7 @@ class TaskMetrics:
         names = metric_names(model_config)
         self._metrics = {
             name: _JudgedMetric(metric, self._task)
-            for name, metric in zip(names, model_config.metrics, strict=False)
+            for name, metric in zip(names, model_config.metrics, strict=True)
         }
         self._losses = {loss.name: WeightedMean() for loss in self._task.losses}
 

@@ -4,18 +4,13 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from tzrec_core import checkpoint, eval_result, mlflow_run
-from tzrec_core.assembly import Job, StepOutput, assemble, share_of_rows
+from tzrec_core import checkpoint, eval_result, selection
+from tzrec_core.assembly import StepOutput
 from tzrec_core.batch import Batch
-from tzrec_core.config import save as save_config
 from tzrec_core.data.collate import empty_batch
-from tzrec_core.data.dataset import Dataset
 from tzrec_core.distributed import (
-    Ranks,
     TrainPipeline,
     agree,
     on_rank_0,
@@ -26,12 +21,20 @@ from tzrec_core.evaluator import evaluate, listed
 from tzrec_core.optim.dense import learning_rates
 from tzrec_core.progress import Progress, Window
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import TrainMetrics, checked
-from tzrec_core.tracking import ConsoleLogger, MetricLogger, MLflowLogger, TensorBoardLogger
+from tzrec_core.session import (
+    Loggers,
+    Session,
+    describe_training,
+    newest_checkpoint,
+    open_loggers,
+    open_session,
+    rehearse_evaluation,
+    restore,
+)
+from tzrec_core.tasks import checked
 
 log = logging.getLogger(__name__)
 
-CONFIG_FILE = "pipeline.config"
 RESULT_FILE = "train_eval_result.txt"
 # Of the order of rows: positions in the data only mean something in the same order.
 _SIGNATURE = "data_signature"
@@ -57,7 +60,7 @@ def train_and_evaluate(
         FloatingPointError: The loss is no longer a finite number.
     """
     with process_group() as ranks, ExitStack() as stack:
-        newest = on_rank_0(ranks, lambda: _open_model_dir(config, continue_train=continue_train))
+        newest = on_rank_0(ranks, lambda: newest_checkpoint(config, continue_train=continue_train))
         progress, signature = Progress(), None
         if newest is not None:
             stopped = checkpoint.read_position(newest)
@@ -66,105 +69,23 @@ def train_and_evaluate(
             if _finished(config, progress) and _evaluated(config, progress.step):
                 log.info("%s is complete; there is nothing left to train", newest)
                 return
-        run_id = None
-        if ranks.rank == 0:
-            run = stack.enter_context(
-                mlflow_run.track(
-                    "train",
-                    experiment=mlflow_run.DEFAULT_EXPERIMENT,
-                    name=f"train {Path(config.model_dir).name}",
-                    identity={"model_dir": str(Path(config.model_dir).absolute())},
-                )
-            )
-            run_id = run.run_id
-        session = _open_session(config, ranks, stack, first_step=progress.step + 1, run_id=run_id)
-        _restore(session, newest, ignore_optimizer=ignore_restore_optimizer)
+        # Whatever is wrong with the config, the data or the checkpoint comes to light in here,
+        # before anything is written.
+        session = open_session(config, ranks)
+        restore(session, newest, ignore_optimizer=ignore_restore_optimizer)
+        rehearse_evaluation(session)
         if progress.consumed and signature != session.data.signature:
             progress.consumed = {}
             log.warning(
                 "The training data or batch_size is not the checkpoint's: epoch %d starts over",
                 progress.epoch,
             )
-        _train(session, progress, saved=None if newest is None else progress.step)
+        on_rank_0(ranks, lambda: describe_training(config))
+        loggers = open_loggers(session, stack, first_step=progress.step + 1)
+        _train(session, loggers, progress, saved=None if newest is None else progress.step)
 
 
-@dataclass(frozen=True)
-class _Session:
-    """What a process trains with, from start to end."""
-
-    config: EasyRecConfig
-    ranks: Ranks
-    job: Job
-    data: Dataset
-    eval_data: Dataset | None
-    train_metrics: TrainMetrics
-    train_loggers: tuple[MetricLogger, ...]
-    eval_loggers: tuple[MetricLogger, ...]
-
-
-def _open_model_dir(config: EasyRecConfig, *, continue_train: bool) -> Path | None:
-    """Makes ``model_dir`` ready; returns the checkpoint to go on from."""
-    model_dir = Path(config.model_dir)
-    model_dir.mkdir(parents=True, exist_ok=True)
-    newest = checkpoint.latest(model_dir)
-    if newest is not None and not continue_train:
-        raise ValueError(
-            f"model_dir {config.model_dir} already holds {newest.name}; "
-            "pass --continue_train to go on from it, or choose another model_dir"
-        )
-    save_config(config, model_dir / CONFIG_FILE)
-    (model_dir / "version").write_text(version("tzrec-pipelines") + "\n")
-    return newest
-
-
-def _open_session(
-    config: EasyRecConfig, ranks: Ranks, stack: ExitStack, *, first_step: int, run_id: str | None
-) -> _Session:
-    job = assemble(config, ranks)
-    data = share_of_rows(config, job.schema, ranks, training=True)
-    train_loggers: list[MetricLogger] = []
-    eval_loggers: list[MetricLogger] = []
-    if ranks.rank == 0:
-        last_step = _last_step(config, data)
-        train_loggers.append(
-            ConsoleLogger(title="Training", first_step=first_step, last_step=last_step)
-        )
-        if config.train_config.use_tensorboard:
-            model_dir = Path(config.model_dir)
-            train_loggers.append(TensorBoardLogger(model_dir, first_step=first_step))
-            eval_loggers.append(TensorBoardLogger(model_dir / "eval_val", first_step=first_step))
-        if run_id is not None:
-            train_loggers.append(MLflowLogger(run_id, prefix="train"))
-            eval_loggers.append(MLflowLogger(run_id, prefix="eval"))
-    for logger in (*train_loggers, *eval_loggers):
-        stack.callback(logger.close)
-    return _Session(
-        config=config,
-        ranks=ranks,
-        job=job,
-        data=data,
-        eval_data=share_of_rows(config, job.schema, ranks, training=False)
-        if config.eval_input_path
-        else None,
-        train_metrics=TrainMetrics(config).to(ranks.device),
-        train_loggers=tuple(train_loggers),
-        eval_loggers=tuple(eval_loggers),
-    )
-
-
-def _restore(session: _Session, newest: Path | None, *, ignore_optimizer: bool) -> None:
-    """Loads the newest checkpoint, else the one to fine-tune from, if there is either."""
-    fine_tune_checkpoint = session.config.train_config.fine_tune_checkpoint
-    if newest is None and not fine_tune_checkpoint:
-        return
-    path = newest or checkpoint.resolve(Path(fine_tune_checkpoint))
-    optimizer = None if ignore_optimizer else session.job.optimizer
-    checkpoint.restore(path, session.ranks, model=session.job.model, optimizer=optimizer)
-    if session.ranks.rank == 0:
-        log.info("Restored %s%s", path, " without optimizer state" if ignore_optimizer else "")
-
-
-def _train(session: _Session, progress: Progress, *, saved: int | None) -> None:
+def _train(session: Session, loggers: Loggers, progress: Progress, *, saved: int | None) -> None:
     """Runs the steps that are left; ``saved`` is the step of the newest checkpoint, if any."""
     config, ranks, job = session.config, session.ranks, session.job
     train_config = config.train_config
@@ -179,7 +100,7 @@ def _train(session: _Session, progress: Progress, *, saved: int | None) -> None:
         if saved != progress.step:
             _save(session, progress)
             saved = progress.step
-        _evaluate(session, progress)
+        _evaluate(session, loggers, progress)
         pipeline.attach()
         window.pause(time.perf_counter() - started)
 
@@ -198,7 +119,7 @@ def _train(session: _Session, progress: Progress, *, saved: int | None) -> None:
             progress.consumed.update(output[2].position)
             window.add(output)
             if progress.step % train_config.log_step_count_steps == 0:
-                _log(session, progress, window.close(progress.step))
+                _log(session, loggers, progress, window.close(progress.step))
             if _save_by_step(config, progress.step):
                 save_and_evaluate()
             if progress.step == train_config.num_steps:
@@ -226,13 +147,13 @@ def _steps(pipeline: TrainPipeline, batches: Iterator[Batch]) -> Iterator[StepOu
         yield output
 
 
-def _log(session: _Session, progress: Progress, values: dict[str, float]) -> None:
+def _log(session: Session, loggers: Loggers, progress: Progress, values: dict[str, float]) -> None:
     rates = learning_rates(session.job.optimizer)
-    for logger in session.train_loggers:
+    for logger in loggers.train:
         logger.log({"epoch": progress.epoch, **rates, **values}, progress.step)
 
 
-def _save(session: _Session, progress: Progress) -> None:
+def _save(session: Session, progress: Progress) -> None:
     model_dir = Path(session.config.model_dir)
     if session.ranks.rank == 0:
         path = checkpoint.checkpoint_path(model_dir, progress.step)
@@ -249,7 +170,7 @@ def _save(session: _Session, progress: Progress) -> None:
     )
 
 
-def _evaluate(session: _Session, progress: Progress) -> None:
+def _evaluate(session: Session, loggers: Loggers, progress: Progress) -> None:
     """Evaluates the model, writes the result, and deletes checkpoints that need not be kept."""
     config, ranks = session.config, session.ranks
     if session.eval_data is not None:
@@ -258,24 +179,21 @@ def _evaluate(session: _Session, progress: Progress) -> None:
             eval_result.append(Path(config.model_dir) / RESULT_FILE, progress.step, results)
             name = f"Epoch-{progress.epoch} model-{progress.step}"
             log.info("Eval Result %s: %s", name, listed(results))
-            for logger in session.eval_loggers:
+            for logger in loggers.eval:
                 logger.log(results, progress.step)
     if config.train_config.keep_checkpoint_max and ranks.rank == 0:
         _prune(config)
 
 
 def _prune(config: EasyRecConfig) -> None:
+    """Deletes old checkpoints, but never the one that would be exported."""
     model_dir = Path(config.model_dir)
-    saved = checkpoint.steps(model_dir)
-    kept = [result for result in eval_result.read(model_dir / RESULT_FILE) if result.step in saved]
+    results, saved = eval_result.read(model_dir / RESULT_FILE), checkpoint.steps(model_dir)
+    evaluated = [result for result in results if result.step in saved]
     protected = set()
-    if config.export_config.exporter_type == "best" and kept:
-        best = eval_result.best(
-            kept,
-            config.export_config.best_exporter_metric,
-            larger_is_better=config.export_config.metric_larger_is_better,
-        )
-        protected.add(best.step)
+    if evaluated:
+        chosen, _ = selection.choose(config.export_config, evaluated, saved)
+        protected.add(chosen.step)
     checkpoint.prune(model_dir, keep=config.train_config.keep_checkpoint_max, protect=protected)
 
 
@@ -305,15 +223,7 @@ def _save_by_epoch(config: EasyRecConfig, epoch: int) -> bool:
     return every > 0 and epoch % every == 0
 
 
-def _last_step(config: EasyRecConfig, data: Dataset) -> int | None:
-    if config.train_config.num_steps:
-        return config.train_config.num_steps
-    if data.num_batches is None:
-        return None
-    return data.num_batches * config.train_config.num_epochs
-
-
-def _nothing_to_train_on(session: _Session) -> str:
+def _nothing_to_train_on(session: Session) -> str:
     data_config = session.config.data_config
     return (
         f"an epoch of {session.config.train_input_path} has no batch to train on: "

@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
 
 from tests.distributed.ranks import run
 from tzrec_core.batch import Batch
-from tzrec_core.config_check_task import metric_names
+from tzrec_core.config_check_task import loss_names, metric_names
 from tzrec_core.metrics.xauc import xauc
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.tasks import (
@@ -190,7 +190,8 @@ def test_task_metrics_judge_probabilities_against_their_label_and_average_the_lo
         if len(click[rows].unique()) == 2
     ]
     weight = batch.sample_weights["weight"]
-    assert list(values) == metric_names(settings.model_config)
+    model = settings.model_config
+    assert list(values) == metric_names(model) + loss_names(model)
     assert values == {
         "auc": pytest.approx(roc_auc_score(click, probs)),
         "grouped_auc": pytest.approx(sum(by_user) / len(by_user)),

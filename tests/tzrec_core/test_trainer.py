@@ -127,8 +127,31 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     spawn(train, 1, text, {})
     other = {"feature_configs[0].id_feature.num_buckets": 41, "train_config.num_epochs": 3}
 
+    before = (tmp_path / "model" / "pipeline.config").read_text()
+
     with pytest.raises(RankError, match=r"ValueError.*user_emb"):
         spawn(train, 1, text, other, True)
+
+    assert (tmp_path / "model" / "pipeline.config").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("edits", "error"),
+    [
+        # A continuous label for a metric of classes.
+        ({"model_config.metrics[0].label_name": "watch"}, "auc: .* targets are neither 0 nor 1"),
+        ({"eval_input_path": "nowhere.parquet"}, "nowhere.parquet"),
+        ({"data_config.label_fields": ["watch"]}, "label 'watch' must be 0 or 1"),
+        ({"train_config.fine_tune_checkpoint": "nowhere"}, "nowhere is no checkpoint"),
+    ],
+)
+def test_what_is_wrong_is_known_before_anything_is_written(tmp_path, edits, error):
+    text = clicks.write(tmp_path, train_rows=200)
+
+    with pytest.raises(RankError, match=error):
+        spawn(train, 1, text, edits)
+
+    assert not (tmp_path / "model").exists()
 
 
 def test_fine_tuning_starts_from_the_weights_at_step_0(tmp_path):

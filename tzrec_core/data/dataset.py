@@ -131,7 +131,9 @@ class Dataset:
     @property
     def signature(self) -> str:
         """Digest of all that the order depends on: a position is only good for the same one."""
-        parts = [(part.start, part.stop, part.expected_rows) for part in self._reader.parts]
+        parts = [
+            (part.start, part.stop, part.skip, part.expected_rows) for part in self._reader.parts
+        ]
         order = (self._seed, self._shuffle, self._window_rows, parts)
         return hashlib.sha256(repr(order).encode()).hexdigest()[:16]
 

@@ -1,5 +1,7 @@
-"""Reads Parquet files, one row group at a time."""
+"""Reads Parquet files, a row group at a time, or a slice of one where there are only a few."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +13,9 @@ from tzrec_core.data.reader import Part, check_same_columns, check_unique_column
 
 # Opening a file on an object store is waiting for the network.
 _NUM_OPENING_THREADS = 8
+# Parts are what ranks share. Small inputs often are a single row group; reading it several times
+# costs less than ranks without work. The number is fixed so that the order of rows is.
+_MIN_PARTS = 8
 
 
 class ParquetReader:
@@ -38,18 +43,20 @@ class ParquetReader:
             check_same_columns(
                 footer.schema.to_arrow_schema(), file.name, self.schema, files[0].name
             )
-        self.parts = tuple(
-            Part(file.name, group, group + 1, rows, rows)
+        groups = [
+            (file.name, group, rows)
             for file, footer in zip(files, footers, strict=True)
             for group in range(footer.num_row_groups)
             if (rows := footer.row_group(group).num_rows)
-        )
-        self.num_rows: int | None = sum(part.expected_rows for part in self.parts)
-        if not self.parts:
+        ]
+        if not groups:
             raise ValueError(f"the input has no rows: {', '.join(self._files)}")
+        num_slices = math.ceil(_MIN_PARTS / len(groups))
+        self.parts = tuple(part for group in groups for part in _slices(*group, num_slices))
+        self.num_rows: int | None = sum(rows for _, _, rows in groups)
 
     def read(self, part: Part, columns: Sequence[str] | None) -> pa.Table:
-        """Reads one row group; see ``Reader.read``."""
+        """Reads one row group, or a slice of it; see ``Reader.read``."""
         file = self._files[part.path]
         try:
             with file.filesystem.open_input_file(file.path) as source:
@@ -60,7 +67,18 @@ class ParquetReader:
             raise ValueError(
                 f"{part.path}: row group {part.start} cannot be read (damaged file?): {error}"
             ) from error
+        table = table.slice(part.skip, part.num_rows)
         return table if names is None else table.select(names)
+
+
+def _slices(path: str, group: int, num_rows: int, num_slices: int) -> list[Part]:
+    """Cuts a row group into slices of about equal size, none of them empty."""
+    num_slices = min(num_slices, num_rows)
+    bounds = [num_rows * i // num_slices for i in range(num_slices + 1)]
+    return [
+        Part(path, group, group + 1, stop - start, stop - start, skip=start)
+        for start, stop in itertools.pairwise(bounds)
+    ]
 
 
 def _read_footer(file: InputFile) -> pq.FileMetaData:

@@ -20,6 +20,7 @@ class Part:
         num_rows: rows in it, None if only reading can tell (CSV).
         expected_rows: ``num_rows``, or an estimate of it; decides how parts are grouped, so it is
             the same in every process.
+        skip: Parquet: rows of the row group that come before the part's.
     """
 
     path: str
@@ -27,6 +28,7 @@ class Part:
     stop: int
     num_rows: int | None
     expected_rows: int
+    skip: int = 0
 
 
 class Reader(Protocol):

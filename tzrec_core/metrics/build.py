@@ -34,7 +34,7 @@ def build_metric(config: metric_pb2.MetricConfig, *, num_class: int) -> Metric:
             return GroupedRowMetric(grouped_auc)
         case "xauc":
             for option in ("sample_ratio", "max_pairs", "in_batch"):
-                if config.xauc.HasField(option):
+                if config.xauc.HasField(option) and getattr(config.xauc, option) is not False:
                     raise ValueError(
                         f"xauc.{option} is not supported yet; leave it out for the exact value"
                     )
@@ -93,8 +93,8 @@ def _num_thresholds(config: metric_pb2.AUC) -> int:
 
 
 def _accuracy(config: metric_pb2.Accuracy, num_class: int) -> BinaryAccuracy | MulticlassAccuracy:
-    if config.HasField("top_k"):
-        raise ValueError("accuracy.top_k is not supported yet")
+    if config.top_k != 1:
+        raise ValueError(f"accuracy.top_k must be 1, others are not supported yet: {config.top_k}")
     if num_class == 1:
         return BinaryAccuracy(threshold=config.threshold)
     if config.HasField("threshold"):

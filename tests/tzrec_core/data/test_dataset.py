@@ -433,4 +433,4 @@ def test_ids_outside_their_range_are_said_once(tmp_path, caplog):
     assert lengths == [[1, 1, 0, 0, 0, 0]]
     said = [r.getMessage() for r in caplog.records if r.name == "tzrec_core.data.dataset"]
     assert len(said) == 1
-    assert "rows.parquet: 2 of 2 values of feature item are outside its range" in said[0]
+    assert "rows.parquet: 1 of 1 values of feature item are outside its range" in said[0]

@@ -91,7 +91,7 @@ def test_a_truncated_file_is_an_error_that_names_it(tmp_path, kept):
 
 
 def test_a_damaged_row_group_is_an_error_that_names_file_and_group(tmp_path):
-    write(tmp_path / "a.parquet", {"x": list(range(1000))}, group=500)
+    write(tmp_path / "a.parquet", {"x": list(range(4000))}, group=500)
     path = tmp_path / "a.parquet"
     reader = read(tmp_path)
     offset = pq.read_metadata(path).row_group(1).column(0).data_page_offset
@@ -102,3 +102,21 @@ def test_a_damaged_row_group_is_an_error_that_names_file_and_group(tmp_path):
     assert reader.read(reader.parts[0], ["x"]).num_rows == 500
     with pytest.raises(ValueError, match=r"a\.parquet: row group 1 cannot be read"):
         reader.read(reader.parts[1], ["x"])
+
+
+def test_a_single_row_group_is_cut_into_parts_that_hold_its_rows_once(tmp_path):
+    pq.write_table(pa.table({"row": range(1003)}), tmp_path / "rows.parquet")
+    reader = ParquetReader(find_files(str(tmp_path)))
+
+    rows = [reader.read(part, ["row"])["row"].to_pylist() for part in reader.parts]
+
+    assert len(rows) == 8
+    assert {len(part) for part in rows} <= {125, 126}
+    assert [row for part in rows for row in part] == list(range(1003))
+
+
+def test_fewer_rows_than_parts_make_no_empty_part(tmp_path):
+    pq.write_table(pa.table({"row": range(3)}), tmp_path / "rows.parquet")
+    reader = ParquetReader(find_files(str(tmp_path)))
+
+    assert [part.num_rows for part in reader.parts] == [1, 1, 1]

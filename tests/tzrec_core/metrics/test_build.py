@@ -56,7 +56,7 @@ def test_grouping_key_is_that_of_the_metrics_that_group():
         ("xauc { max_pairs: 10 }", 1, "xauc.max_pairs is not supported yet"),
         ("xauc { in_batch: true }", 1, "xauc.in_batch is not supported yet"),
         ("grouped_xauc { max_pairs_per_group: 9 }", 1, "max_pairs_per_group is not supported yet"),
-        ("accuracy { top_k: 2 }", 3, "accuracy.top_k is not supported yet"),
+        ("accuracy { top_k: 2 }", 3, "accuracy.top_k must be 1, others are not supported yet: 2"),
         ("accuracy { threshold: 0.2 }", 3, "threshold needs num_class 1, got 3"),
         ("auc { thresholds: 1 }", 1, "thresholds"),
         ("recall_at_k {}", 1, "recall_at_k"),
