@@ -54,7 +54,7 @@ typecheck: setup ## Run mypy
 	$(BIN)/mypy
 
 demo: setup ## Generate 300k click logs and run the whole pipeline on them, here, without Docker
-	$(BIN)/python -m pipelines demo
+	$(BIN)/python -m pipelines demo $(DEMO_FLAGS)
 
 compile: setup ## Write build/pipeline.yaml, the pipeline as KFP runs it
 	$(BIN)/python -m pipelines compile --output build/pipeline.yaml

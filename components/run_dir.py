@@ -47,6 +47,7 @@ class RunDir:
         self.train_eval_result = self.checkpoints / "train_eval_result.txt"
         self.evaluation = self.path / "evaluation"
         self.eval_result = self.evaluation / "eval_result.txt"
+        self.evaluated = self.evaluation / "checkpoints.json"
         self.best = self.evaluation / "best.json"
         self.export = self.path / "export"
         self._info = self.path / "run.json"

@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     command.add_argument("--rows", type=int, default=300_000, help="of training data")
     command.add_argument("--output", type=Path, default=Path("build/demo"))
+    command.add_argument(
+        "--min_share", type=float, help="fail if auc reaches less of the best possible, 0 to 1"
+    )
 
     arguments = parser.parse_args(argv)
     match arguments.command:
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(summary.metrics_table(run_dir, best_possible={}))
             print(summary.places(run_dir, tracking_uri()))
         case "demo":
-            demo(arguments.output, rows=arguments.rows)
+            demo(arguments.output, rows=arguments.rows, min_share=arguments.min_share)
 
 
 def compile_pipeline(output: Path) -> None:
@@ -76,8 +79,20 @@ def run(yaml: Path | None, values: Mapping[str, str]) -> RunDir:
         return local.run(compiled, values, env=env)
 
 
-def demo(output: Path, *, rows: int) -> None:
-    """Makes click logs, trains on them, and compares the model with the best there can be."""
+def demo(output: Path, *, rows: int, min_share: float | None) -> None:
+    """Makes click logs, trains on them, and compares the model with the best there can be.
+
+    Args:
+        output: The folder for the rows and the run.
+        rows: Of training data.
+        min_share: What share of the best possible AUC must be reached, from 0 to 1; None: any.
+
+    Raises:
+        ValueError: ``min_share`` is not from 0 to 1.
+        StepFailedError: A step failed, or ``min_share`` was not reached.
+    """
+    if min_share is not None and not 0 <= min_share <= 1:
+        raise ValueError(f"--min_share must be from 0 to 1, got {min_share:g}")
     data = output / f"data-{rows}"
     best_possible = data / "best_possible.json"
     if not best_possible.exists():
@@ -98,8 +113,12 @@ def demo(output: Path, *, rows: int) -> None:
         "experiment": "demo",
     }
     run_dir = run(yaml, values)
-    print(summary.metrics_table(run_dir, best_possible=summary.read_json(best_possible)))
+    limits = summary.read_json(best_possible)
+    print(summary.metrics_table(run_dir, best_possible=limits))
     print(summary.places(run_dir, tracking_uri()))
+    if min_share is not None:
+        metrics = summary.read_json(run_dir.best)["metrics"]
+        summary.require_share(metrics, limits, min_share=min_share)
 
 
 def tracking_uri() -> str:

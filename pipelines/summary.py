@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.run_dir import RunDir
+from components.steps import StepFailedError
 
 _UNINFORMED = 0.5
 """What a model that knows nothing reaches, of the metrics whose best possible value is known."""
@@ -22,11 +23,33 @@ def metrics_table(run_dir: RunDir, *, best_possible: Mapping[str, float]) -> str
         row: tuple[str, ...] = (name, f"{value:.4f}")
         if name in best_possible:
             limit = best_possible[name]
-            share = (value - _UNINFORMED) / (limit - _UNINFORMED)
-            row = (*row, f"{limit:.4f}", f"{share:.1%}")
+            row = (*row, f"{limit:.4f}", f"{share_reached(value, limit):.1%}")
         rows.append(row)
     title = f"{best['checkpoint']}, {best['reason']}:"
     return "\n".join(["", title, *_aligned(rows)])
+
+
+def share_reached(value: float, limit: float) -> float:
+    """Returns how far a metric has come from knowing nothing to its best possible value."""
+    return (value - _UNINFORMED) / (limit - _UNINFORMED)
+
+
+def require_share(
+    metrics: Mapping[str, float], best_possible: Mapping[str, float], *, min_share: float
+) -> None:
+    """Checks the AUC of the chosen checkpoint.
+
+    Raises:
+        StepFailedError: It has none, or its share of the best possible is below ``min_share``.
+    """
+    if "auc" not in metrics:
+        raise StepFailedError("the chosen checkpoint has no auc")
+    share = share_reached(metrics["auc"], best_possible["auc"])
+    if not share >= min_share:
+        raise StepFailedError(
+            f"auc {metrics['auc']:.4f} is {share:.1%} of the way to the best possible "
+            f"{best_possible['auc']:.4f}, --min_share asks for {min_share:.1%}"
+        )
 
 
 def places(run_dir: RunDir, tracking_uri: str) -> str:

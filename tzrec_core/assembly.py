@@ -17,10 +17,17 @@ from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema
 from tzrec_core.models.build import build_model
 from tzrec_core.models.rank_model import RankModel
-from tzrec_core.optim.build import build_optimizer, build_sparse_rule
+from tzrec_core.optim.build import build_dense_factory, build_optimizer, build_sparse_rule
 from tzrec_core.optim.sparse import apply_sparse_optimizer
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import Task, build_task, predictions, task_losses
+from tzrec_core.tasks import (
+    Task,
+    TaskMetrics,
+    TrainMetrics,
+    build_task,
+    predictions,
+    task_losses,
+)
 
 SEED = 0
 """Of initial values and of the order of rows."""
@@ -110,6 +117,25 @@ def unsharded(config: EasyRecConfig, path: Path) -> TaskModel:
     )
     checkpoint.load_unsharded(path, model)
     return model.eval()
+
+
+def check_model(config: EasyRecConfig) -> None:
+    """Builds the model, its task and metrics and its optimizers' rules, without memory for weights.
+
+    A mistake that only building finds, such as an activation that does not exist, shows up here
+    before anything expensive has been done.
+
+    Raises:
+        ValueError: The config asks for what cannot be built.
+    """
+    schema = build_schema(config)
+    TaskMetrics(config)
+    TrainMetrics(config)
+    build_sparse_rule(config.train_config.sparse_optimizer)
+    build_dense_factory(config.train_config.dense_optimizer)
+    meta = torch.device("meta")
+    with meta:
+        build_model(config.model_config, schema.features, device=meta)
 
 
 def share_of_rows(

@@ -1,24 +1,33 @@
-"""Exports a checkpoint for serving: ``python -m tzrec_core.export``."""
+"""Exports a checkpoint for serving: ``[torchrun ...] python -m tzrec_core.export``."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from tzrec_core import checkpoint, eval_result
 from tzrec_core.command_line import parser, run
 from tzrec_core.config import check, edit, edits_from_json, load
+from tzrec_core.distributed import on_rank_0, process_group
 from tzrec_core.exporter import export
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.trainer import RESULT_FILE
 
+# The other ranks wait for rank 0, which may have large tables to read, compile and check.
+_LONGEST_EXPORT = timedelta(days=1)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the flags and the config, then exports the checkpoint that they choose."""
+    """Reads the flags and the config, then exports the checkpoint that they choose.
+
+    Of several ranks the first exports; the others wait, and end as it does.
+    """
     flags = parser(__doc__)
     flags.add_argument("--pipeline_config_path", required=True, help="config, as text or JSON")
     flags.add_argument(
         "--checkpoint_path", help="checkpoint; default: as export_config chooses from model_dir"
     )
     flags.add_argument("--export_dir", required=True, help="directory to create")
+    flags.add_argument("--asset_files", default="", help="files to copy into its assets: a,b,c")
     flags.add_argument("--edit_config_json", help='edits, {"path.of[0].field": value}')
     args = flags.parse_args(argv)
 
@@ -26,13 +35,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.edit_config_json is not None:
         edit(config, edits_from_json(args.edit_config_json))
     check(config, required=["model_dir"])
-    chosen = Path(args.checkpoint_path) if args.checkpoint_path else choose(config)
-    export(
-        config,
-        checkpoint_path=checkpoint.resolve(chosen),
-        export_dir=Path(args.export_dir),
-        check_config=config,
-    )
+
+    def export_chosen() -> float:
+        chosen = Path(args.checkpoint_path) if args.checkpoint_path else choose(config)
+        return export(
+            config,
+            checkpoint_path=checkpoint.resolve(chosen),
+            export_dir=Path(args.export_dir),
+            check_config=config,
+            asset_files=[Path(file) for file in args.asset_files.split(",") if file],
+        )
+
+    with process_group(timeout=_LONGEST_EXPORT) as ranks:
+        on_rank_0(ranks, export_chosen)
 
 
 def choose(config: EasyRecConfig) -> Path:

@@ -1,8 +1,9 @@
 """Exports a checkpoint as a model that serves: scripted, checked against the checkpoint, published.
 
 An export directory holds ``scripted_model.pt``, which plain torch loads (``models.serving`` says
-what it takes), ``signature.json`` with the order of its inputs, and ``pipeline.config``, from which
-raw rows are encoded exactly as in training.
+what it takes), ``signature.json`` with the order of its inputs, ``pipeline.config``, from which raw
+rows are encoded exactly as in training, and in ``assets`` the vocabularies that this config names
+by relative paths. The directory can be moved.
 """
 
 import json
@@ -17,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tzrec_core import checkpoint
+from tzrec_core import assets, checkpoint
 from tzrec_core.assembly import TaskModel, unsharded
 from tzrec_core.batch import Batch
-from tzrec_core.config import save as save_config
+from tzrec_core.config import load, save
 from tzrec_core.data.build import build_dataset
 from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema, Feature
@@ -39,7 +40,12 @@ _NUM_CHECK_BATCHES = 4
 
 
 def export(
-    config: EasyRecConfig, *, checkpoint_path: Path, export_dir: Path, check_config: EasyRecConfig
+    config: EasyRecConfig,
+    *,
+    checkpoint_path: Path,
+    export_dir: Path,
+    check_config: EasyRecConfig,
+    asset_files: Sequence[Path] = (),
 ) -> float:
     """Exports ``checkpoint_path`` into ``export_dir``, which must not exist.
 
@@ -52,16 +58,18 @@ def export(
         export_dir: The directory to create.
         check_config: Where the rows to check with come from (``eval_input_path``, else
             ``train_input_path``) and how those are encoded.
+        asset_files: More files to copy into the directory's ``assets``.
 
     Returns:
         The largest difference found between the two models' outputs.
 
     Raises:
-        ValueError: ``export_dir`` exists, the checkpoint is unusable, there are no rows, or the
-            exported model disagrees with the checkpoint.
+        ValueError: ``export_dir`` exists, an asset file does not, the checkpoint is unusable, there
+            are no rows, or the exported model disagrees with the checkpoint.
     """
     if export_dir.exists():
         raise ValueError(f"export_dir {export_dir} exists; choose a new one or remove it")
+    carried = assets.plan(config, asset_files)
     model = unsharded(config, checkpoint_path)
     schema = build_schema(config)
     export_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +78,7 @@ def export(
         save_scripted(serving_model(model, schema), aside / MODEL_FILE)
         signature = describe(schema, model, step=checkpoint.read_position(checkpoint_path).step)
         (aside / SIGNATURE_FILE).write_text(json.dumps(signature, indent=2) + "\n")
-        save_config(config, aside / CONFIG_FILE)
+        save(assets.publish(config, carried, aside), aside / CONFIG_FILE)
         served = load_scripted(aside / MODEL_FILE)
         difference = largest_difference(model, served, _check_batches(check_config))
         if not difference <= TOLERANCE:
@@ -84,6 +92,17 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
     log.info("Exported %s to %s; outputs differ by %.1e", checkpoint_path, export_dir, difference)
     return difference
+
+
+def load_config(export_dir: Path) -> EasyRecConfig:
+    """Reads the config of an export directory, wherever that lies now.
+
+    Raises:
+        ValueError: It is missing or damaged.
+    """
+    config = load(export_dir / CONFIG_FILE)
+    assets.resolve(config, export_dir)
+    return config
 
 
 def serving_model(model: TaskModel, schema: BatchSchema) -> ServingModel:

@@ -1,4 +1,7 @@
-"""Scores rows with an exported model or a checkpoint: ``python -m tzrec_core.predict``."""
+"""Scores rows with an exported model or a checkpoint.
+
+``[torchrun ...] python -m tzrec_core.predict``
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +9,16 @@ from pathlib import Path
 from tzrec_core import checkpoint
 from tzrec_core.command_line import parser, run
 from tzrec_core.config import check, edit, edits_from_json, load
+from tzrec_core.exporter import load_config
 from tzrec_core.predictor import predict_checkpoint, predict_exported
+from tzrec_core.protos import data_pb2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the flags, then writes Parquet files with the scores beside the reserved columns."""
+    """Reads the flags, then writes Parquet files with the scores beside the reserved columns.
+
+    Flags replace what the config says; ``--edit_config_json`` has the last word.
+    """
     flags = parser(__doc__)
     source = flags.add_mutually_exclusive_group(required=True)
     source.add_argument("--scripted_model_path", help="an export directory")
@@ -22,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--reserved_columns", default="", help="input columns to keep: a,b,c or ALL_COLUMNS"
     )
     flags.add_argument("--output_columns", default="", help="model outputs to write; default: all")
+    flags.add_argument(
+        "--dataset_type",
+        choices=["ParquetDataset", "CsvDataset"],
+        help="what the input files are; default: as the config says",
+    )
     flags.add_argument("--batch_size", type=int, help="default: the config's eval_batch_size")
     flags.add_argument("--predict_steps", type=int, help="stop after so many batches")
     flags.add_argument("--edit_config_json", help='edits, {"path.of[0].field": value}')
@@ -33,26 +46,28 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ValueError(f"--{name} must be positive, got {value}")
     reserved_columns = [name for name in args.reserved_columns.split(",") if name]
     output_columns = [name for name in args.output_columns.split(",") if name]
-    if args.scripted_model_path is not None:
-        for name in ("checkpoint_path", "edit_config_json"):
-            if getattr(args, name) is not None:
-                raise ValueError(f"--{name} goes with --pipeline_config_path only")
+    export_dir = None if args.scripted_model_path is None else Path(args.scripted_model_path)
+    if export_dir is not None and args.checkpoint_path is not None:
+        raise ValueError("--checkpoint_path goes with --pipeline_config_path only")
+    config = load(args.pipeline_config_path) if export_dir is None else load_config(export_dir)
+    if args.batch_size is not None:
+        config.data_config.eval_batch_size = args.batch_size
+    if args.dataset_type is not None:
+        config.data_config.dataset_type = data_pb2.DatasetType.Value(args.dataset_type)
+    if args.edit_config_json is not None:
+        edit(config, edits_from_json(args.edit_config_json))
+    check(config, required=["model_dir"])
+    if export_dir is not None:
         predict_exported(
-            Path(args.scripted_model_path),
+            config,
+            export_dir=export_dir,
             input_path=args.predict_input_path,
             output_path=Path(args.predict_output_path),
             reserved_columns=reserved_columns,
             output_columns=output_columns,
-            batch_size=args.batch_size,
             num_steps=args.predict_steps,
         )
         return
-    config = load(args.pipeline_config_path)
-    if args.edit_config_json is not None:
-        edit(config, edits_from_json(args.edit_config_json))
-    if args.batch_size is not None:
-        config.data_config.eval_batch_size = args.batch_size
-    check(config, required=["model_dir"])
     predict_checkpoint(
         config,
         checkpoint_path=checkpoint.resolve(Path(args.checkpoint_path or config.model_dir)),

@@ -10,16 +10,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from tzrec_core import checkpoint
 from tzrec_core.assembly import assemble
 from tzrec_core.batch import Batch
-from tzrec_core.config import load as load_config
 from tzrec_core.data.build import build_reader
 from tzrec_core.data.collate import collate, empty_batch
-from tzrec_core.distributed import Ranks, agree, process_group
-from tzrec_core.exporter import CONFIG_FILE, MODEL_FILE, load_scripted, serving_inputs
+from tzrec_core.distributed import Ranks, agree, on_rank_0, process_group
+from tzrec_core.exporter import MODEL_FILE, load_scripted, serving_inputs
 from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema
 from tzrec_core.features.transforms import encode
@@ -32,30 +32,29 @@ ALL_COLUMNS = "ALL_COLUMNS"
 
 
 def predict_exported(
-    export_dir: Path,
+    config: EasyRecConfig,
     *,
+    export_dir: Path,
     input_path: str,
     output_path: Path,
     reserved_columns: Sequence[str],
     output_columns: Sequence[str],
-    batch_size: int | None,
     num_steps: int | None,
 ) -> int:
     """Scores ``input_path`` with an exported model; returns the number of this rank's rows.
 
-    Arguments as ``predict_checkpoint``'s; ranks started by torchrun share the rows and write a
-    file each.
+    ``export_dir`` has the model and ``config`` is the one that ``exporter.load_config`` finds
+    there; the other arguments are ``predict_checkpoint``'s. Ranks started by torchrun share the
+    rows and write a file each.
     """
-    config = load_config(export_dir / CONFIG_FILE)
-    if batch_size:
-        config.data_config.eval_batch_size = batch_size
-    model = load_scripted(export_dir / MODEL_FILE)
-
-    def score(batch: Batch) -> Mapping[str, Tensor]:
-        scores: Mapping[str, Tensor] = model(*serving_inputs(batch))
-        return scores
-
     with process_group() as ranks:
+        _check_output(output_path, ranks)
+        model = load_scripted(export_dir / MODEL_FILE)
+
+        def score(batch: Batch) -> Mapping[str, Tensor]:
+            scores: Mapping[str, Tensor] = model(*serving_inputs(batch))
+            return scores
+
         rows = _Rows(config, input_path, reserved_columns, ranks)
         batches = islice(rows.batches(), num_steps)
         return _write(rows, batches, score, output_path, output_columns, ranks)
@@ -78,14 +77,17 @@ def predict_checkpoint(
         checkpoint_path: A checkpoint directory.
         input_path: Files to score; needs the columns of the features, not the labels.
         output_path: A folder; each rank writes ``part-<rank>.parquet`` in the order of its rows.
+            The files appear when all ranks are done.
         reserved_columns: Columns to copy from the input, or just ``ALL_COLUMNS``.
         output_columns: Outputs of the model to write; empty: all.
         num_steps: At most so many batches a rank; None: all.
 
     Raises:
-        ValueError: A column, an output or the checkpoint is not as asked for.
+        ValueError: A column, an output or the checkpoint is not as asked for, or ``output_path``
+            has scores already.
     """
     with process_group() as ranks:
+        _check_output(output_path, ranks)
         job = assemble(config, ranks)
         checkpoint.restore(checkpoint_path, ranks, model=job.model, optimizer=None)
         job.model.eval()
@@ -146,6 +148,20 @@ class _Rows:
                 yield collate(encoded.slice(start, self._batch_size), self.schema, {})
 
 
+def _check_output(output_path: Path, ranks: Ranks) -> None:
+    """Raises ValueError, on every rank, if a reader of the folder would find other scores too."""
+
+    def check() -> None:
+        found = min(output_path.glob("part-*.parquet"), default=None)
+        if found is not None:
+            raise ValueError(
+                f"{output_path} has scores already ({found.name}); remove them or choose another "
+                "folder"
+            )
+
+    on_rank_0(ranks, check)
+
+
 def _write(
     rows: _Rows,
     batches: Iterator[Batch],
@@ -154,10 +170,30 @@ def _write(
     output_columns: Sequence[str],
     ranks: Ranks,
 ) -> int:
-    """Writes the scores aside, then renames the file."""
+    """Writes this rank's scores aside, then renames the file when all ranks have come so far."""
     output_path.mkdir(parents=True, exist_ok=True)
     target = output_path / f"part-{ranks.rank:05d}.parquet"
     aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        num_rows = _write_aside(rows, batches, score, aside, output_columns)
+        # A rank that fails never gets here, which makes the barrier fail on the others.
+        dist.barrier(ranks.control)
+        if num_rows:
+            aside.rename(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    log.info("Wrote %d rows to %s", num_rows, target if num_rows else "no file")
+    return num_rows
+
+
+def _write_aside(
+    rows: _Rows,
+    batches: Iterator[Batch],
+    score: Scorer,
+    aside: Path,
+    output_columns: Sequence[str],
+) -> int:
+    """Writes the scores to ``aside``, unless there are none; returns their number."""
     num_rows = 0
     writer: pq.ParquetWriter | None = None
     try:
@@ -170,14 +206,9 @@ def _write(
                 writer = writer or pq.ParquetWriter(aside, table.schema)
                 writer.write_table(table)
                 num_rows += len(table)
-        if writer is not None:
-            writer.close()
-            aside.rename(target)
     finally:
         if writer is not None:
             writer.close()
-        aside.unlink(missing_ok=True)
-    log.info("Wrote %d rows to %s", num_rows, target if num_rows else "no file")
     return num_rows
 
 

@@ -1,17 +1,17 @@
 """Evaluates the checkpoints of a run."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow.dataset as ds
 
-from components import experiments, prepared
+from components import experiments, prepared, provenance
 from components.choice import choose
 from components.evaluate.roc import roc_points
 from components.run_dir import RunDir
-from tzrec_core import eval_result
 from tzrec_core.evaluator import evaluate_checkpoint
 from tzrec_core.predictor import predict_checkpoint
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
@@ -31,6 +31,9 @@ class Outputs(TypedDict):
 def evaluate(*, run_dir: str) -> Outputs:
     """Evaluates every checkpoint that has no result in ``evaluation/eval_result.txt`` yet.
 
+    A result counts for the very checkpoint that it was made of, not for a later one of the same
+    step; ``evaluation/checkpoints.json`` says which that was.
+
     KFP's page gets the metrics and the ROC curve of the checkpoint that would be exported.
 
     Args:
@@ -45,13 +48,11 @@ def evaluate(*, run_dir: str) -> Outputs:
     if not steps:
         raise ValueError(f"{place.checkpoints} has no checkpoint; run train on this run_dir first")
     with experiments.track("evaluate", place, place.read_info(), config) as run:
-        done = {result.step for result in eval_result.read(place.eval_result)}
+        done = {result.step for result in provenance.results(place)}
         for step in steps:
             if step not in done:
-                evaluate_checkpoint(
-                    config, checkpoint_path=place.checkpoint(step), result_path=place.eval_result
-                )
-        results = [r for r in eval_result.read(place.eval_result) if r.step in steps]
+                _evaluate(config, place, step)
+        results = provenance.results(place)
         best, _ = choose(config, results, steps)
         roc = _roc(config, place, best.step)
         run.rename(experiments.run_name("evaluate", experiments.counted(len(steps), "checkpoint")))
@@ -66,13 +67,26 @@ def evaluate(*, run_dir: str) -> Outputs:
     }
 
 
+def _evaluate(config: EasyRecConfig, place: RunDir, step: int) -> None:
+    """Adds the result of a checkpoint, whose predictions, if there are any, are of an older one."""
+    checkpoint = place.checkpoint(step)
+    identity = provenance.identity(checkpoint)
+    shutil.rmtree(_predictions(place, step), ignore_errors=True)
+    evaluate_checkpoint(config, checkpoint_path=checkpoint, result_path=place.eval_result)
+    provenance.record_evaluated(place, step, identity)  # last: until then all is done again
+
+
+def _predictions(place: RunDir, step: int) -> Path:
+    return place.evaluation / "predictions" / f"step-{step}"
+
+
 def _roc(config: EasyRecConfig, place: RunDir, step: int) -> list[dict[str, float]]:
     """Returns the ROC curve of a checkpoint; none if the task has no probability of a click."""
     task = build_task(config)
     if not task.is_classifier or task.num_class > 2:
         return []
     output = "probs" if task.num_class == 1 else "probs1"
-    folder = place.evaluation / "predictions" / f"step-{step}"
+    folder = _predictions(place, step)
     if not folder.exists():
         _predict(config, place.checkpoint(step), folder, label=task.label, output=output)
     scored = ds.dataset(folder).to_table(columns=[task.label, output])
@@ -86,6 +100,7 @@ def _predict(
 ) -> None:
     """Writes the scores of the evaluation rows aside, then renames the folder."""
     aside = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(aside, ignore_errors=True)
     predict_checkpoint(
         config,
         checkpoint_path=checkpoint,

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any, TypedDict
 
-from components import experiments, prepared
+from components import experiments, prepared, provenance
 from components.run_dir import RunDir, write_json
 from tzrec_core import config as configs
 from tzrec_core import exporter
@@ -24,7 +24,8 @@ class Outputs(TypedDict):
 def export(*, run_dir: str, checkpoint: str) -> Outputs:
     """Exports ``checkpoint`` into ``export``, in the place of an earlier one.
 
-    An export of the same checkpoint is found and left as it is.
+    An export of the same checkpoint is found and left as it is. A checkpoint of the same step that
+    was trained later is not the same.
 
     Args:
         run_dir: The folder that the steps share.
@@ -36,10 +37,11 @@ def export(*, run_dir: str, checkpoint: str) -> Outputs:
     place = RunDir(run_dir)
     checked = prepared.load(place)
     source = Path(checkpoint).absolute()
+    identity = provenance.identity(source)
     with experiments.track("export", place, place.read_info(), checked, last=True) as run:
         record = _record(place)
-        if record is None or record["checkpoint"] != source.name:
-            record = _export(place, source)
+        if record is None or record.get("identity") != identity:
+            record = _export(place, source, identity)
         run.rename(experiments.run_name("export", source.name))
         run.set_tags({"export.path": place.export, "export.sha256": record["sha256"]})
         if record["bytes"] <= _MAX_UPLOAD_BYTES:
@@ -47,10 +49,11 @@ def export(*, run_dir: str, checkpoint: str) -> Outputs:
     return {"model": {"path": str(place.export), **record}}
 
 
-def _export(place: RunDir, source: Path) -> dict[str, Any]:
+def _export(place: RunDir, source: Path, identity: str) -> dict[str, Any]:
     """Exports aside, then puts the new export in the place of the old one."""
-    new = place.path / ".export-new"
-    shutil.rmtree(new, ignore_errors=True)
+    new, old = place.path / ".export-new", place.path / ".export-old"
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     difference = exporter.export(
         configs.load(place.config),
         checkpoint_path=source,
@@ -62,14 +65,16 @@ def _export(place: RunDir, source: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     record = {
         "checkpoint": source.name,
+        "identity": identity,
         "sha256": digest,
         "bytes": model.stat().st_size,
         "largest_difference": difference,
     }
     write_json(new / _RECORD, record)
     if place.export.exists():
-        shutil.rmtree(place.export)
+        place.export.rename(old)  # half deleted, it must not be taken for an export
     new.rename(place.export)
+    shutil.rmtree(old, ignore_errors=True)
     return record
 
 

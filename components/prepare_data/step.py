@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -9,6 +10,7 @@ from components import experiments
 from components.run_dir import RunDir, RunInfo, new_run_id
 from tzrec_core import config as configs
 from tzrec_core import mlflow_run
+from tzrec_core.assembly import check_model
 from tzrec_core.data.prepare import STATS_FILE, prepare
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 
@@ -37,6 +39,9 @@ def prepare_data(
 ) -> Outputs:
     """Checks, splits, encodes and shuffles raw rows; rows prepared before are found.
 
+    The evaluation and the export of an earlier training are deleted if ``run_dir`` gets another
+    config or other rows and its checkpoints are gone.
+
     Args:
         pipeline_config: A config file.
         run_dir: The folder that all steps share; gets ``pipeline.config`` and ``data``.
@@ -61,7 +66,9 @@ def prepare_data(
         eval_input_path=eval_input_path,
         edit_config_json=edit_config_json,
     )
-    _refuse_another_config(place, config)
+    is_another_config = place.config.exists() and configs.load(place.config) != config
+    if is_another_config:
+        _refuse_checkpoints(place, "another config")
     known = place.read_info() if place.has_info() else None
     run_id = pipeline_run_id or (known.pipeline_run_id if known else new_run_id())
     info = RunInfo(run_id, experiment, data=known.data if known else "")
@@ -78,8 +85,11 @@ def prepare_data(
             progress=log.info,
         )
         relative = str(data.path.relative_to(place.path))
-        if info.data != relative:
+        is_other_data = info.data != relative
+        if is_other_data:
             _refuse_checkpoints(place, f"other rows, those in {info.data}")
+        if is_another_config or is_other_data:
+            _delete_results(place)
         configs.save(config, place.config)
         place.write_info(dataclasses.replace(info, data=relative, mlflow_page=run.page()))
         statistics = _headline(data.stats)
@@ -102,13 +112,8 @@ def _effective_config(
     if edit_config_json:
         configs.edit(config, configs.edits_from_json(edit_config_json))
     configs.check(config, required=["train_input_path"])
+    check_model(config)
     return config
-
-
-def _refuse_another_config(place: RunDir, config: EasyRecConfig) -> None:
-    """Raises ValueError if training in ``place`` began with another config."""
-    if place.config.exists() and configs.load(place.config) != config:
-        _refuse_checkpoints(place, "another config")
 
 
 def _refuse_checkpoints(place: RunDir, difference: str) -> None:
@@ -119,11 +124,37 @@ def _refuse_checkpoints(place: RunDir, difference: str) -> None:
         )
 
 
+def _delete_results(place: RunDir) -> None:
+    """Deletes what was made of checkpoints that are gone."""
+    stale = [folder for folder in (place.evaluation, place.export) if folder.exists()]
+    if not stale:
+        return
+    log.warning(
+        "%s had another config or other rows before: deleting what is left of them, %s",
+        place.path,
+        " and ".join(folder.name for folder in stale),
+    )
+    for folder in stale:
+        shutil.rmtree(folder)
+
+
 def _headline(stats: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the number of rows and the mean of each label, of training and evaluation rows."""
+    """Returns the few numbers that describe the training rows and the evaluation rows.
+
+    Rows, the mean of each label, and the largest share that values outside the range or vocabulary
+    have in any feature.
+    """
     numbers: dict[str, float] = {}
     for share in ("train", "eval"):
         numbers[f"{share}_rows"] = stats[share]["rows"]
         for label, mean in stats[share]["label_means"].items():
             numbers[f"{share}_mean_{label}"] = mean
+        numbers[f"{share}_max_out_of_vocabulary_share"] = max(
+            (
+                column["out_of_vocabulary_share"]
+                for column in stats[share]["columns"].values()
+                if "out_of_vocabulary_share" in column
+            ),
+            default=0.0,
+        )
     return numbers

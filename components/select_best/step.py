@@ -3,10 +3,9 @@
 import math
 from typing import TypedDict
 
-from components import experiments, prepared
+from components import experiments, prepared, provenance
 from components.choice import choose
 from components.run_dir import RunDir, write_json
-from tzrec_core import eval_result
 
 
 class Outputs(TypedDict):
@@ -29,7 +28,7 @@ def select_best(*, run_dir: str) -> Outputs:
     place = RunDir(run_dir)
     config = prepared.load(place)
     with experiments.track("select_best", place, place.read_info(), config) as run:
-        results = eval_result.read(place.eval_result)
+        results = provenance.results(place)
         best, reason = choose(config, results, place.checkpoint_steps())
         metrics = {name: value for name, value in best.metrics.items() if math.isfinite(value)}
         checkpoint = place.checkpoint(best.step)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from components import steps
+from components import provenance, steps
 from components.run_dir import RunDir
 from components.steps import StepFailedError
 from tests.pipeline_inputs import CONFIG, write_click_logs
@@ -228,6 +228,84 @@ def test_a_run_dir_with_checkpoints_is_not_used_for_another_training(
         copy.prepare(**parameters)
 
     assert (copy.place.config.read_text(), copy.place.read_info().data) == before
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"edit_config_json": '{"data_config.batch_size": 64}'}, {"eval_fraction": 0.3}, {}],
+    ids=["another config", "other rows", "the same"],
+)
+def test_without_its_checkpoints_nothing_of_another_training_stays(
+    finished, tmp_path, parameters, caplog
+):
+    run, _, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    shutil.copystat(run.data, copy.data)
+    shutil.rmtree(copy.place.checkpoints)
+
+    copy.prepare(train_input_path=str(run.data), **parameters)
+
+    said = [told.message for told in caplog.records if "deleting" in told.message]
+    if parameters:
+        assert not copy.place.evaluation.exists()
+        assert not copy.place.export.exists()
+        assert len(said) == 1
+        assert said[0].endswith("evaluation and export")
+        assert copy.prepare(train_input_path=str(run.data), **parameters)
+        assert [told.message for told in caplog.records if "deleting" in told.message] == said
+    else:
+        assert files(copy.place.export)
+        assert said == []
+
+
+def test_a_result_of_a_checkpoint_that_another_training_replaced_does_not_count(finished, tmp_path):
+    run, outputs, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    best = outputs["chosen"]["step"]
+    other = next(s for s in run.place.checkpoint_steps() if s != best)
+    shutil.rmtree(copy.place.checkpoint(best) / "model")
+    shutil.copytree(run.place.checkpoint(other) / "model", copy.place.checkpoint(best) / "model")
+    old = files(copy.place.evaluation / "predictions")
+
+    assert copy.step("select_best")["step"] != best
+    evaluated = copy.step("evaluate")
+    exported = copy.step("export", checkpoint=str(copy.place.checkpoint(best)))["model"]
+
+    # The weights are those of the other step, so are all numbers.
+    results = {r.step: r.metrics for r in eval_result.read(copy.place.eval_result)}
+    expected = {r.step: r.metrics for r in eval_result.read(run.place.eval_result)}[other]
+    assert results[best] == pytest.approx(expected, abs=1e-6)
+    assert evaluated["evaluation"]["checkpoints"] == len(run.place.checkpoint_steps())
+    new = files(copy.place.evaluation / "predictions")
+    assert old
+    assert all(new.get(path) != time for path, time in old.items())
+    assert exported["sha256"] != outputs["model"]["sha256"]
+    assert {path.name for path in copy.place.path.iterdir()} == {
+        path.name for path in run.place.path.iterdir()
+    }
+
+
+def test_training_anew_with_the_same_config_publishes_its_own_model(finished, tmp_path):
+    run, _, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    shutil.rmtree(copy.place.checkpoints)
+    stale = copy.place.eval_result.read_text().replace('"auc": 0.', '"auc": 0.0')
+    copy.place.eval_result.write_text(stale)
+    (copy.place.export / "scripted_model.pt").write_bytes(b"stale")
+
+    copy.step("train")
+    evaluated, selected = copy.step("evaluate"), copy.step("select_best")
+    exported = copy.step("export", checkpoint=selected["checkpoint"])["model"]
+
+    assert evaluated["metrics"]["auc"] > 0.6
+    assert selected["metrics"]["auc"] == evaluated["metrics"]["auc"]
+    model = copy.place.export / "scripted_model.pt"
+    assert exported["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert exported["identity"] == provenance.identity(Path(selected["checkpoint"]))
+    torch.jit.load(str(model))
 
 
 def test_training_that_fails_fails_the_step_with_its_own_error_and_marks_the_runs(

@@ -1,5 +1,6 @@
 """What a user sees who makes a mistake: one clear error, exit code 2, nothing half-written."""
 
+import json
 import logging
 import signal
 
@@ -30,20 +31,31 @@ def raw(tmp_path):
 
 def run(capsys, *arguments):
     """Runs a step's command; returns its exit code and what it says of the error."""
+    code, said = streams(capsys, *arguments)
+    return code, said.err
+
+
+def streams(capsys, *arguments):
+    """Runs a step's command; returns its exit code and all that it says."""
+    code = 0
     try:
         steps.run(cli.main, [str(argument) for argument in arguments])
     except SystemExit as ended:
-        return ended.code, capsys.readouterr().err
-    return 0, capsys.readouterr().err
+        code = ended.code
+    return code, capsys.readouterr()
 
 
 def prepare(capsys, tmp_path, raw, config=pipeline_inputs.CONFIG, *more):
+    return run(capsys, *prepare_command(tmp_path, raw, config), *more)
+
+
+def prepare_command(tmp_path, raw, config):
     path = tmp_path / "my.config"
     path.write_text(config)
-    return run(
-        capsys, "prepare_data", f"--pipeline_config={path}", f"--train_input_path={raw}",
-        f"--run_dir={tmp_path / 'run'}", *more,
-    )  # fmt: skip
+    return [
+        "prepare_data", f"--pipeline_config={path}", f"--train_input_path={raw}",
+        f"--run_dir={tmp_path / 'run'}",
+    ]  # fmt: skip
 
 
 def changed(raw, **columns):
@@ -129,11 +141,22 @@ def test_ids_outside_their_range_are_counted_and_said(capsys, tmp_path, raw):
     users[:7] = [50, 51, -1, 99, 1000, -5, 50]
     config = pipeline_inputs.CONFIG.replace("batch_size: 128", "batch_size: 128 num_workers: 0")
 
-    code, _ = prepare(capsys, tmp_path, changed(raw, user_id=pa.array(users)), config)
+    command = prepare_command(tmp_path, changed(raw, user_id=pa.array(users)), config)
+    code, said = streams(capsys, *command)
 
     assert code == 0
-    stats = next((tmp_path / "run" / "data").glob("*/_stats.json")).read_text()
-    assert "out_of_vocabulary" in stats
+    (path,) = (tmp_path / "run" / "data").glob("*/_stats.json")
+    stats = json.loads(path.read_text())
+    outside = {s: stats[s]["columns"]["user_id"]["out_of_vocabulary"] for s in ("train", "eval")}
+    assert sum(outside.values()) == 7
+    (warning,) = [line for line in said.out.splitlines() if "[WARNING]" in line]
+    assert "feature user_id: values outside its range" in warning
+    for share, count in outside.items():
+        assert (f"{count} in {share} ({count / stats[share]['rows']:.2%}" in warning) == (count > 0)
+    assert warning.endswith("they are left out, rows without any other have no id and embedding 0")
+    printed = json.loads(said.out[said.out.index("{\n") :])["statistics"]
+    assert printed["train_max_out_of_vocabulary_share"] == outside["train"] / stats["train"]["rows"]
+    assert printed["eval_max_out_of_vocabulary_share"] == outside["eval"] / stats["eval"]["rows"]
     parts = (tmp_path / "run" / "data").glob("*/*/part-*.parquet")
     ids = pa.concat_tables([pq.read_table(part, columns=["user_id"]) for part in parts])
     assert ids["user_id"].null_count == 7
@@ -150,6 +173,23 @@ def test_a_model_that_is_not_supported(capsys, tmp_path, raw):
     config = pipeline_inputs.CONFIG.replace("multi_tower {", "mind {")
     outcome = prepare(capsys, tmp_path, raw, config)
     assert_refused(outcome, tmp_path, "model_config.mind is not supported", "deepfm, dlrm")
+
+
+@pytest.mark.parametrize(
+    ("written", "mistaken", "message"),
+    [
+        ("mlp { hidden_units: 8 }", 'mlp { hidden_units: 8 activation: "nn.Relu6" }', "nn.Relu6"),
+        ("num_buckets: 50", 'num_buckets: 50 init_fn: "nn.init.normal"', "nn.init.normal"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused_before_rows_are_looked_for(
+    capsys, tmp_path, written, mistaken, message
+):
+    assert written in pipeline_inputs.CONFIG
+    config = pipeline_inputs.CONFIG.replace(written, mistaken)
+    outcome = prepare(capsys, tmp_path, tmp_path / "none.parquet", config)
+    assert_refused(outcome, tmp_path, message)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_edit_that_matches_nothing(capsys, tmp_path, raw):

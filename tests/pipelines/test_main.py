@@ -18,6 +18,7 @@ def run(*arguments, cwd):
         (["run", "--yaml=none.yaml"], "none.yaml cannot be read"),
         (["run", "--run", "subprocess"], "unrecognized arguments: --run"),
         (["demo", "--rows=many"], "invalid int value: 'many'"),
+        (["demo", "--min_share=85"], "--min_share must be from 0 to 1, got 85"),
         (["train"], "invalid choice: 'train'"),
     ],
 )

@@ -1,4 +1,7 @@
+import pytest
+
 from components.run_dir import RunDir, RunInfo, write_json
+from components.steps import StepFailedError
 from pipelines import summary
 
 
@@ -25,6 +28,25 @@ def test_the_table_shows_how_much_of_what_is_possible_was_reached(tmp_path):
         "  auc                   0.7500         0.8000          83.3%",
         "  binary_cross_entropy  0.4800",
     ]
+
+
+@pytest.mark.parametrize("auc", [0.75, 0.76, 1.0])
+def test_a_share_that_is_reached_is_enough(auc):
+    summary.require_share({"auc": auc}, {"auc": 0.75, "xauc": 0.7}, min_share=1.0)
+    summary.require_share({"auc": auc}, {"auc": 1.0}, min_share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"auc": 0.6249, "grouped_auc": 0.75}, r"auc 0\.6249 is 50\.0% .* 0\.7500, .* for 50\.0%$"),
+        ({"auc": 0.4}, "is -40.0% of the way"),
+        ({"accuracy": 0.9}, "no auc"),
+    ],
+)
+def test_a_share_that_is_not_reached_is_an_error(metrics, message):
+    with pytest.raises(StepFailedError, match=message):
+        summary.require_share(metrics, {"auc": 0.75}, min_share=0.5)
 
 
 def test_without_best_possible_values_the_table_has_two_columns(tmp_path):

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from tests.distributed.ranks import spawn
+from tests.distributed.ranks import RankError, spawn
 from tests.tzrec_core import clicks
 from tzrec_core import checkpoint, exporter
 from tzrec_core.config import loads
@@ -36,13 +37,15 @@ def predict(text, path, input_path, output_path):
 
 
 def predict_scripted(export_dir, input_path, output_path, reserved_columns, output_columns):
+    config = exporter.load_config(export_dir)
+    config.data_config.eval_batch_size = 32
     predict_exported(
-        export_dir,
+        config,
+        export_dir=export_dir,
         input_path=input_path,
         output_path=output_path,
         reserved_columns=reserved_columns,
         output_columns=output_columns,
-        batch_size=32,
         num_steps=None,
     )
 
@@ -52,9 +55,15 @@ def evaluate(text, path, result_path):
     evaluate_checkpoint(config, checkpoint_path=path, result_path=result_path)
 
 
-def export(text, path, export_dir):
+def export(text, path, export_dir, asset_files=()):
     config = loads(text, source="test")
-    return exporter.export(config, checkpoint_path=path, export_dir=export_dir, check_config=config)
+    return exporter.export(
+        config,
+        checkpoint_path=path,
+        export_dir=export_dir,
+        check_config=config,
+        asset_files=asset_files,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +198,87 @@ def test_an_export_directory_is_not_overwritten(trained, exported):
 
     with pytest.raises(ValueError, match=r"export_dir .* exists"):
         export(text, path, exported)
+
+
+def test_a_moved_export_scores_as_before_though_the_vocabulary_has_changed(tmp_path):
+    vocabulary = tmp_path / "users.txt"
+    vocabulary.write_text("".join(f"{user}\n" for user in range(0, clicks.NUM_USERS, 2)))
+    by_number, by_line = f"num_buckets: {clicks.NUM_USERS}", f'vocab_file: "{vocabulary}"'
+    text = clicks.write(tmp_path, train_rows=64 * 4).replace(by_number, by_line)
+    rows = str(tmp_path / "eval.parquet")
+    spawn(train, 1, text)
+    path = checkpoint.latest(tmp_path / "model")
+    predict(text, path, rows, tmp_path / "expected")
+
+    export(text, path, tmp_path / "export")
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "export").rename(tmp_path / "elsewhere" / "moved")
+    vocabulary.write_text("".join(f"{user}\n" for user in range(1, clicks.NUM_USERS, 2)))
+    predict_scripted(moved, rows, tmp_path / "out", ["row"], ["probs"])
+
+    expected, found = pq.read_table(tmp_path / "expected"), pq.read_table(tmp_path / "out")
+    np.testing.assert_allclose(found["probs"].to_numpy(), expected["probs"].to_numpy(), atol=1e-6)
+    assert [file.name for file in (moved / "assets").iterdir()] == ["user.vocab"]
+    assert str(tmp_path / "users") not in (moved / "pipeline.config").read_text()
+    vocabulary.unlink()
+    with pytest.raises(ValueError, match=r"asset file .*users\.txt does not exist"):
+        export(text, path, tmp_path / "none")
+
+
+def test_asset_files_are_copied_and_nothing_is_written_if_one_cannot_be(trained, tmp_path):
+    _, text, path = trained
+    one, other = tmp_path / "a" / "map.json", tmp_path / "b" / "map.json"
+    for file in (one, other):
+        file.parent.mkdir()
+        file.write_text(f"{file}")
+    place = tmp_path / "exports"
+
+    with pytest.raises(ValueError, match=r"asset file .*nope\.json does not exist"):
+        export(text, path, place / "export", [one, tmp_path / "nope.json"])
+    with pytest.raises(ValueError, match=r"a/map\.json and .*b/map\.json would both be"):
+        export(text, path, place / "export", [one, other])
+    assert not place.exists()
+
+    export(text, path, place / "export", [one])
+    assert (place / "export" / "assets" / "map.json").read_text() == str(one)
+
+
+def test_scores_are_not_mixed_with_those_of_another_run(trained, exported, tmp_path):
+    folder, text, path = trained
+    rows, output = str(folder / "eval.parquet"), tmp_path / "out"
+    output.mkdir()
+    (output / "part-00007.parquet").write_bytes(b"of another run")
+
+    with pytest.raises(ValueError, match=r"out has scores already \(part-00007\.parquet\)"):
+        predict_scripted(exported, rows, output, [], [])
+    with pytest.raises(ValueError, match=r"out has scores already \(part-00007\.parquet\)"):
+        predict(text, path, rows, output)
+
+    assert [file.name for file in output.iterdir()] == ["part-00007.parquet"]
+
+
+def test_a_rank_that_fails_keeps_the_scores_of_all_ranks_from_view(trained, exported, tmp_path):
+    folder, _, _ = trained
+    good = pq.read_table(folder / "eval.parquet")
+    many = pa.concat_tables([good] * 40)
+    prices = good["price"].cast(pa.string()).to_pylist()
+    (tmp_path / "rows").mkdir()
+    # Parts are dealt in turn: rank 0 soon has no more, rank 1 meets its mistake late.
+    for name, table, price in [
+        ("0", good, prices),
+        ("1", many, prices * 40),
+        ("2", good, prices),
+        ("3", good, ["dear", *prices[1:]]),
+    ]:
+        index = table.schema.get_field_index("price")
+        with_text = table.set_column(index, "price", pa.array(price))
+        pq.write_table(with_text, tmp_path / "rows" / f"{name}.parquet")
+    output = tmp_path / "out"
+
+    with pytest.raises(RankError, match="dear"):
+        spawn(predict_scripted, 2, exported, str(tmp_path / "rows"), output, [], [])
+
+    assert not list(output.glob("part-*"))
 
 
 def test_columns_that_are_not_there_are_named(trained, exported, tmp_path):

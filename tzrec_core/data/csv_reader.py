@@ -34,13 +34,12 @@ class CsvReader:
         files: the files, sorted by name.
         delimiter: one character.
         with_header: whether the first line of each file has the names of its columns.
-        names: names of columns; without a header all of them, in the files' order.
-        types: types of some or all columns by name.
+        names: without a header the names of all columns, in the files' order; else unused.
+        types: types of columns by name; those of columns that are not there do not matter.
 
     Raises:
-        ValueError: a file is compressed, its columns differ from the first file's, a named column
-            is not there, there is no row in any file, or a row of the beginning is bad (see
-            ``read``).
+        ValueError: a file is compressed or no CSV, its columns differ from the first file's, there
+            is no row in any file, or a row of the beginning is bad (see ``read``).
     """
 
     def __init__(
@@ -66,9 +65,6 @@ class CsvReader:
             header = self._read_header(file) if with_header else (list(names), 0)
             self._names[file.name], self._starts[file.name] = header
             check_unique_columns(header[0], file.name)
-            for name in names:
-                if name not in header[0]:
-                    raise ValueError(f"{file.name}: no column {name!r}, which input_fields names")
         self.schema, bytes_per_row = self._sample(types)
         types = dict(zip(self.schema.names, self.schema.types, strict=True))
         for file_name, columns in self._names.items():
@@ -81,11 +77,14 @@ class CsvReader:
         """Reads the rows that begin in one byte range; see ``Reader.read``.
 
         Raises:
-            ValueError: a row has too few or too many fields, or a value does not have its column's
-                type; names file, line, and what was expected.
+            ValueError: a column is not there, a row has too few or too many fields, or a value does
+                not have its column's type; names file, line, and what was expected.
         """
         rows, offset = self._read_rows(part.path, part.start, part.stop)
         names = self.schema.names if columns is None else list(columns)
+        for name in names:
+            if name not in self.schema.names:
+                raise ValueError(f"{part.path}: there is no column {name!r}")
         schema = pa.schema([self.schema.field(name) for name in names])
         if not rows.strip():
             return schema.empty_table()
@@ -101,9 +100,11 @@ class CsvReader:
                 pa.BufferReader(line),
                 parse_options=pacsv.ParseOptions(delimiter=self._delimiter),
             )
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{file.name}: the header cannot be read: {error}") from error
-        return table.column_names, len(line)
+            return table.column_names, len(line)
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{file.name}: the header cannot be read (not a CSV file?): {error}"
+            ) from error
 
     def _sample(self, types: Mapping[str, pa.DataType]) -> tuple[pa.Schema, float]:
         """Returns the schema and the mean length of a row in bytes, from a first piece."""
@@ -174,7 +175,9 @@ class CsvReader:
                     column_names=self._names[name], use_threads=False, block_size=len(rows) + 1
                 ),
                 parse_options=pacsv.ParseOptions(
-                    delimiter=self._delimiter, invalid_row_handler=refuse
+                    delimiter=self._delimiter,
+                    # PyArrow cannot hand over a row that is not text.
+                    invalid_row_handler=refuse if _is_text(rows) else None,
                 ),
                 convert_options=pacsv.ConvertOptions(
                     column_types=dict(types),
@@ -183,7 +186,7 @@ class CsvReader:
                     strings_can_be_null=True,
                 ),
             )
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             if bad:
                 line = self._line(name, offset, rows, bad[0].number)
                 raise ValueError(
@@ -197,7 +200,9 @@ class CsvReader:
                     f"{name}, line {line}: column {column!r}: {found[3]} (input_fields gives a "
                     "column another type)"
                 ) from error
-            raise ValueError(f"{name}: bytes from {offset} on cannot be read: {error}") from error
+            raise ValueError(
+                f"{name}: bytes from {offset} on cannot be read (not a CSV file?): {error}"
+            ) from error
 
     def _line(self, name: str, offset: int, rows: bytes, row: int) -> int:
         """Returns the line number in the file of the row-th (from 1) row that begins at offset."""
@@ -212,3 +217,13 @@ class CsvReader:
         # Empty lines are lines, but not rows; one may still hold the "\r" of a "\r\n".
         is_row = (lengths > 1) | ((lengths == 1) & (np.frombuffer(rows, np.uint8)[ends - 1] != 13))
         return lines_before + int(np.flatnonzero(is_row)[row - 1]) + 1
+
+
+def _is_text(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -25,6 +25,7 @@ from tzrec_core.data.read_ahead import read_ahead
 from tzrec_core.data.reader import Part, Reader, expected_rows
 from tzrec_core.data.shares import Share, encode_parts
 from tzrec_core.data.split import SplitRule
+from tzrec_core.data.statistics import unknown_value_warnings
 from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema
 from tzrec_core.features.transforms import encode
@@ -99,7 +100,7 @@ def prepare(
     folder = output_dir / name
     if (folder / SUCCESS_FILE).exists():
         progress(f"Prepared data is there already: {folder}")
-        return PreparedData(folder, name, True, json.loads((folder / STATS_FILE).read_text()))
+        return _finished(folder, schema, reused=True)
 
     readers = {"train": build_reader(config.data_config, train_input_path)}
     if eval_input_path is None:
@@ -126,7 +127,15 @@ def prepare(
             (aside / SUCCESS_FILE).touch()
     except OSError as error:  # what goes wrong with an input is a ValueError
         raise OSError(f"prepared data cannot be written to {output_dir}: {error}") from error
-    return PreparedData(folder, name, False, json.loads((folder / STATS_FILE).read_text()))
+    return _finished(folder, schema, reused=False)
+
+
+def _finished(folder: Path, schema: BatchSchema, *, reused: bool) -> PreparedData:
+    """Returns what is there now, after a warning of each feature with unknown values."""
+    stats = json.loads((folder / STATS_FILE).read_text())
+    for line in unknown_value_warnings(schema, stats):
+        log.warning("%s", line)
+    return PreparedData(folder, folder.name, reused, stats)
 
 
 def fingerprint(

@@ -1,6 +1,7 @@
 """Counts and moments of encoded columns, gathered chunk by chunk in bounded memory."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from pyarrow import types
 
 from tzrec_core.data.shuffle import mix64
 from tzrec_core.features import columns
+from tzrec_core.features.id_transform import IdTransform
+from tzrec_core.features.schema import BatchSchema, Feature
 
 # The relative error of a distinct count above it is about 1 / sqrt(SKETCH_SIZE) = 1.6 %.
 SKETCH_SIZE = 4096
@@ -136,6 +139,39 @@ def describe(summary: ColumnSummary) -> dict[str, Any]:
             name: number if math.isfinite(number) else None for name, number in numbers.items()
         }
     return described
+
+
+def unknown_value_warnings(schema: BatchSchema, stats: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line for each feature with values outside its range or vocabulary.
+
+    Args:
+        schema: What the rows were encoded with.
+        stats: Content of ``_stats.json``.
+    """
+    for feature in schema.features:
+        found = [
+            f"{column['out_of_vocabulary']} in {share} "
+            f"({column['out_of_vocabulary_share']:.2%} of its values)"
+            for share, described in stats.items()
+            if (column := described["columns"][feature.name]).get("out_of_vocabulary")
+        ]
+        if found:
+            yield (
+                f"feature {feature.name}: values outside its range or vocabulary: "
+                f"{', '.join(found)}; {_fate(feature)}"
+            )
+
+
+def _fate(feature: Feature) -> str:
+    """Returns what encoding makes of values that it does not know."""
+    transform = feature.transform
+    assert isinstance(transform, IdTransform)  # no other has a range or a vocabulary
+    if transform.unknown_id is not None:
+        return f"they get id {transform.unknown_id}"
+    if transform.default_ids:
+        defaults = ", ".join(map(str, transform.default_ids))
+        return f"they are left out, rows without any other get the id of default_value, {defaults}"
+    return "they are left out, rows without any other have no id and embedding 0"
 
 
 def _bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:

@@ -165,6 +165,35 @@ def test_files_that_cannot_be_one_input_are_an_error_that_says_why(
         read(tmp_path, **settings)
 
 
+def test_a_column_that_is_not_there_matters_when_it_is_asked_for(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+
+    reader = read(tmp_path, names=["x", "click"], types={"click": pa.int64(), "x": pa.string()})
+
+    assert rows_of(reader) == [{"x": "1", "y": 2}]
+    with pytest.raises(ValueError, match=r"a\.csv: there is no column 'click'"):
+        rows_of(reader, ["x", "click"])
+
+
+@pytest.mark.parametrize("with_header", [True, False])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PAR1\x15\x04\x15\x80}L\xff\n\xfe\xff\n" * 9,
+        "näme,x\nä,1,2\n".encode("latin-1"),
+        "name,x\na,1\n".encode("utf-16"),
+        bytes(99),
+    ],
+    ids=["parquet", "latin-1", "utf-16", "zeros"],
+)
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_file_that_is_no_csv_is_an_error_that_names_it(tmp_path, with_header, content):
+    (tmp_path / "a.csv").write_bytes(content)
+
+    with pytest.raises(ValueError, match=r"^[^']*a\.csv[:,]"):
+        rows_of(read(tmp_path, with_header=with_header, names=["name", "x"]))
+
+
 def test_an_empty_file_among_others_has_no_rows(tmp_path):
     (tmp_path / "a.csv").write_text("")
     (tmp_path / "b.csv").write_text("x\n")

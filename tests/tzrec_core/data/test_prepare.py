@@ -311,6 +311,38 @@ def test_statistics_are_those_of_the_raw_rows(folder, raw):
     assert train["columns"]["user@id"]["distinct"] == 200
 
 
+@pytest.mark.parametrize(
+    ("setting", "fate"),
+    [
+        ("", "they are left out, rows without any other have no id and embedding 0"),
+        ("default_bucketize_value: 7", "they get id 7"),
+        (
+            'default_value: "3"',
+            "they are left out, rows without any other get the id of default_value, 3",
+        ),
+    ],
+)
+def test_a_warning_says_of_a_feature_how_many_values_are_outside_and_what_becomes_of_them(
+    folder, raw, caplog, setting, fate
+):
+    config = loads(CONFIG.replace("num_buckets: 40", f"num_buckets: 40 {setting}"), source="c")
+    shops = [shop for shop in raw["shop"].to_pylist() if shop is not None]
+
+    prepared = prepare_in(folder, config)
+    prepare_in(folder, config)
+
+    shares = {s: prepared.stats[s]["columns"]["shop"] for s in ("train", "eval")}
+    counts = {share: column["out_of_vocabulary"] for share, column in shares.items()}
+    assert sum(counts.values()) == sum(not 0 <= shop < 40 for shop in shops)
+    found = ", ".join(
+        f"{counts[share]} in {share} ({column['out_of_vocabulary_share']:.2%} of its values)"
+        for share, column in shares.items()
+    )
+    lines = [told.getMessage() for told in caplog.records if told.levelname == "WARNING"]
+    line = f"feature shop: values outside its range or vocabulary: {found}; {fate}"
+    assert lines == [line, line]  # also where the data was there already
+
+
 def test_prepared_data_is_used_again(folder, monkeypatch):
     first = prepare_in(folder)
     monkeypatch.setattr(prepare_module, "encode_parts", None)  # to prepare again would fail
