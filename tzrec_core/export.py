@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from tzrec_core import checkpoint, eval_result
+from tzrec_core import checkpoint, eval_result, selection
 from tzrec_core.command_line import parser, run
 from tzrec_core.config import check, edit, edits_from_json, load
 from tzrec_core.distributed import on_rank_0, process_group
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check(config, required=["model_dir"])
 
     def export_chosen() -> float:
-        chosen = Path(args.checkpoint_path) if args.checkpoint_path else choose(config)
+        chosen = Path(args.checkpoint_path) if args.checkpoint_path else chosen_checkpoint(config)
         return export(
             config,
             checkpoint_path=checkpoint.resolve(chosen),
@@ -50,17 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         on_rank_0(ranks, export_chosen)
 
 
-def choose(config: EasyRecConfig) -> Path:
-    """Returns the checkpoint that ``config.export_config`` asks for: the newest or the best."""
+def chosen_checkpoint(config: EasyRecConfig) -> Path:
+    """Returns the checkpoint that ``config.export_config`` asks for: the newest or the best.
+
+    Raises:
+        ValueError: There is none, or none that the best could be told by.
+    """
     model_dir = Path(config.model_dir)
-    export_config = config.export_config
-    if export_config.exporter_type != "best":
-        return model_dir
-    best = eval_result.best(
-        eval_result.read(model_dir / RESULT_FILE),
-        export_config.best_exporter_metric,
-        larger_is_better=export_config.metric_larger_is_better,
-    )
+    if config.export_config.exporter_type == "latest":
+        return checkpoint.resolve(model_dir)
+    results = eval_result.read(model_dir / RESULT_FILE)
+    best, _ = selection.choose(config.export_config, results, checkpoint.steps(model_dir))
     return checkpoint.checkpoint_path(model_dir, best.step)
 
 

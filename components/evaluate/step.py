@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from components import experiments, prepared, provenance
-from components.choice import choose
 from components.evaluate.roc import roc_points
 from components.run_dir import RunDir
 from tzrec_core.evaluator import evaluate_checkpoint
 from tzrec_core.predictor import predict_checkpoint
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.selection import choose
 from tzrec_core.tasks import build_task
 
 _MAX_ROC_POINTS = 200  # each is stored as properties of the artifact
@@ -53,7 +53,7 @@ def evaluate(*, run_dir: str) -> Outputs:
             if step not in done:
                 _evaluate(config, place, step)
         results = provenance.results(place)
-        best, _ = choose(config, results, steps)
+        best, _ = choose(config.export_config, results, steps)
         roc = _roc(config, place, best.step)
         run.rename(experiments.run_name("evaluate", experiments.counted(len(steps), "checkpoint")))
         for result in results:

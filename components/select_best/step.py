@@ -4,8 +4,8 @@ import math
 from typing import TypedDict
 
 from components import experiments, prepared, provenance
-from components.choice import choose
 from components.run_dir import RunDir, write_json
+from tzrec_core.selection import choose
 
 
 class Outputs(TypedDict):
@@ -29,7 +29,7 @@ def select_best(*, run_dir: str) -> Outputs:
     config = prepared.load(place)
     with experiments.track("select_best", place, place.read_info(), config) as run:
         results = provenance.results(place)
-        best, reason = choose(config, results, place.checkpoint_steps())
+        best, reason = choose(config.export_config, results, place.checkpoint_steps())
         metrics = {name: value for name, value in best.metrics.items() if math.isfinite(value)}
         checkpoint = place.checkpoint(best.step)
         chosen = {"global_step": best.step, "checkpoint": checkpoint.name, "reason": reason}

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from components.choice import choose
 from tzrec_core.eval_result import EvalResult
-from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.protos.export_pb2 import ExportConfig
+from tzrec_core.selection import choose
 
 RESULTS = [
     EvalResult(10, {"auc": 0.6, "loss": 0.5}),
@@ -12,13 +12,6 @@ RESULTS = [
     EvalResult(30, {"auc": 0.7, "loss": 0.3}),
     EvalResult(40, {"auc": math.nan, "loss": 0.6}),
 ]
-
-
-def config(**export_config):
-    message = EasyRecConfig()
-    for name, value in export_config.items():
-        setattr(message.export_config, name, value)
-    return message
 
 
 @pytest.mark.parametrize(
@@ -39,7 +32,7 @@ def config(**export_config):
 def test_the_config_decides_among_the_checkpoints_that_there_are(
     export_config, steps, step, reason
 ):
-    result, why = choose(config(**export_config), RESULTS, steps)
+    result, why = choose(ExportConfig(**export_config), RESULTS, steps)
 
     assert result.step == step
     assert why == reason
@@ -47,9 +40,9 @@ def test_the_config_decides_among_the_checkpoints_that_there_are(
 
 def test_checkpoints_without_a_result_cannot_be_chosen():
     with pytest.raises(ValueError, match=r"none of the checkpoints \[50\] has"):
-        choose(config(), RESULTS, [50])
+        choose(ExportConfig(), RESULTS, [50])
 
 
 def test_an_unknown_metric_is_an_error_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'gauc'; they have \['auc', 'loss'\]"):
-        choose(config(exporter_type="best", best_exporter_metric="gauc"), RESULTS, [10])
+        choose(ExportConfig(exporter_type="best", best_exporter_metric="gauc"), RESULTS, [10])
