@@ -1,6 +1,7 @@
 """The training loop: batches, steps, log lines, checkpoints, evaluations."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -189,10 +190,12 @@ def _prune(config: EasyRecConfig) -> None:
     """Deletes old checkpoints, but never the one that would be exported."""
     model_dir = Path(config.model_dir)
     results, saved = eval_result.read(model_dir / RESULT_FILE), checkpoint.steps(model_dir)
-    evaluated = [result for result in results if result.step in saved]
+    metric = config.export_config.best_exporter_metric
+    # As long as the metric has no value anywhere, no checkpoint is better than another.
+    judged = [r for r in results if not math.isnan(r.metrics.get(metric, math.nan))]
     protected = set()
-    if evaluated:
-        chosen, _ = selection.choose(config.export_config, evaluated, saved)
+    if config.export_config.exporter_type == "best" and {r.step for r in judged} & set(saved):
+        chosen, _ = selection.choose(config.export_config, judged, saved)
         protected.add(chosen.step)
     checkpoint.prune(model_dir, keep=config.train_config.keep_checkpoint_max, protect=protected)
 

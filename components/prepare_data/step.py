@@ -53,7 +53,7 @@ def prepare_data(
         seed: Of the split and the order of the rows.
         experiment: The experiment in MLflow.
         pipeline_run_id: What the steps of one pipeline run have in common; empty: the one that
-            ``run_dir`` has, or a new one.
+            ``run_dir`` has, or a new one. With another config it is always a new one.
 
     Raises:
         ValueError: A mistake in the config, the rows or a parameter, or ``run_dir`` holds
@@ -71,6 +71,8 @@ def prepare_data(
         _refuse_checkpoints(place, "another config")
     known = place.read_info() if place.has_info() else None
     run_id = pipeline_run_id or (known.pipeline_run_id if known else new_run_id())
+    if is_another_config and known and run_id == known.pipeline_run_id:
+        run_id = new_run_id()  # MLflow never changes the parameters of a run
     info = RunInfo(run_id, experiment, data=known.data if known else "")
     place.write_info(info)
     with experiments.track("prepare_data", place, info, config) as run:

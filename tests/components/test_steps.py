@@ -246,6 +246,9 @@ def test_without_its_checkpoints_nothing_of_another_training_stays(
 
     copy.prepare(train_input_path=str(run.data), **parameters)
 
+    # MLflow never changes the parameters of a run, so another config needs another one.
+    is_same_run = copy.place.read_info().pipeline_run_id == run.place.read_info().pipeline_run_id
+    assert is_same_run is ("edit_config_json" not in parameters)
     said = [told.message for told in caplog.records if "deleting" in told.message]
     if parameters:
         assert not copy.place.evaluation.exists()

@@ -207,3 +207,22 @@ def test_old_checkpoints_are_deleted_but_never_the_best(tmp_path):
     losses = {r["global_step"]: r["binary_cross_entropy"] for r in results(tmp_path / "model")}
     worst = max(losses, key=losses.get)
     assert saved == sorted({worst, 14, 16})
+
+
+def test_a_best_metric_without_a_value_does_not_end_the_training(tmp_path):
+    # With two evaluation rows no user has a click and a row without one.
+    text = clicks.write(tmp_path, train_rows=64 * 8, eval_rows=2)
+    spawn(
+        train,
+        1,
+        text,
+        {
+            "train_config.save_checkpoints_steps": 4,
+            "train_config.keep_checkpoint_max": 2,
+            "export_config.exporter_type": "best",
+            "export_config.best_exporter_metric": "grouped_auc",
+        },
+    )
+
+    assert {line["grouped_auc"] for line in results(tmp_path / "model")} == {None}
+    assert checkpoint.steps(tmp_path / "model") == [12, 16]
