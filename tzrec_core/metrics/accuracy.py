@@ -1,56 +1,39 @@
-"""Share of rows that are classified right."""
+"""Whether a row is classified right: accuracy, and recall among the likeliest classes."""
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-
-from tzrec_core.metrics.validity import refuse_nan
 
 
-class BinaryAccuracy(Metric):
-    """Share of rows with (pred > threshold) == target over all ranks; NaN without rows."""
+def binary_hits(preds: Tensor, target: Tensor, *, threshold: float) -> Tensor:
+    """Returns whether (pred > threshold) == target, row by row.
 
-    higher_is_better = True
-    num_right: Tensor
-    num_rows: Tensor
-    num_nan: Tensor
+    Args:
+        preds: [B] probabilities.
+        target: [B], 0 or 1.
+        threshold: A prediction that equals it is a 0.
 
-    def __init__(self, *, threshold: float) -> None:
-        super().__init__()
-        self.threshold = threshold
-        for name in ("num_right", "num_rows", "num_nan"):
-            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Takes [B] probabilities and [B] targets, 0 or 1."""
-        self.num_right += ((preds > self.threshold) == target).sum()
-        self.num_rows += len(preds)
-        self.num_nan += preds.isnan().sum()
-
-    def compute(self) -> Tensor:
-        refuse_nan("accuracy", self.num_nan)
-        return self.num_right.double() / self.num_rows
+    Returns:
+        [B] float64, 0 or 1; NaN where the prediction is.
+    """
+    hits = ((preds > threshold) == (target == 1)).double()
+    return hits.masked_fill(preds.isnan(), torch.nan)
 
 
-class MulticlassAccuracy(Metric):
-    """Share of rows whose likeliest class is the target's over all ranks; NaN without rows."""
+def top_k_hits(preds: Tensor, target: Tensor, *, top_k: int) -> Tensor:
+    """Returns whether the target is among the ``top_k`` likeliest classes, row by row.
 
-    higher_is_better = True
-    num_right: Tensor
-    num_rows: Tensor
-    num_nan: Tensor
+    Of h classes above the target's and t tied with it, itself included, an order drawn at random
+    has it among the first k with probability (k - h) / t, clamped to [0, 1]; that is its value.
 
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("num_right", "num_rows", "num_nan"):
-            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+    Args:
+        preds: [B, C] probabilities.
+        target: [B] int64 classes.
+        top_k: k, from 1 to C.
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Takes [B, num_class] probabilities and [B] classes; of tied classes the first counts."""
-        self.num_right += (preds.argmax(dim=1) == target).sum()
-        self.num_rows += len(preds)
-        self.num_nan += preds.isnan().any(dim=1).sum()
-
-    def compute(self) -> Tensor:
-        refuse_nan("accuracy", self.num_nan)
-        return self.num_right.double() / self.num_rows
+    Returns:
+        [B] float64; NaN where a prediction of the row is.
+    """
+    own = preds.gather(1, target[:, None])
+    num_higher, num_tied = (preds > own).sum(dim=1), (preds == own).sum(dim=1)
+    hits = ((top_k - num_higher).double() / num_tied).clamp(0, 1)
+    return hits.masked_fill(preds.isnan().any(dim=1), torch.nan)
