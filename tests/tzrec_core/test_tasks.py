@@ -1,67 +1,33 @@
-import dataclasses
-import math
-
 import pytest
 import torch
-from google.protobuf import text_format
-from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
+from sklearn.metrics import log_loss, mean_squared_error
 
-from tests.distributed.ranks import run
-from tzrec_core.batch import Batch
-from tzrec_core.config_check_task import loss_names, metric_names
-from tzrec_core.metrics.xauc import xauc
-from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import (
-    TaskMetrics,
-    TrainMetrics,
+from tests.tzrec_core.task_rows import (
+    BCE,
+    CLICK,
+    L2,
+    SOFTMAX,
+    STARS,
+    WATCH,
+    WEIGHTED,
     build_task,
+    config,
+    make_batch,
+    make_logits,
+    make_logits_of_towers,
+    rows_of,
+    towers,
+)
+from tzrec_core.losses.jrc import jrc_loss
+from tzrec_core.tasks import (
+    TaskSpace,
+    build_tasks,
     checked,
+    loss_weights,
     predictions,
+    row_weights,
     task_losses,
 )
-
-BCE = "losses { binary_cross_entropy {} }"
-L2 = "losses { l2_loss {} }"
-SOFTMAX = "losses { softmax_cross_entropy {} }"
-
-
-def config(model, data='label_fields: ["click", "watch_time"]'):
-    return text_format.Parse(
-        f"data_config {{ {data} }} model_config {{ {model} }}", EasyRecConfig()
-    )
-
-
-WEIGHTED = 'label_fields: "click" sample_weight_fields: "weight"'
-
-
-def make_batch(size=40, seed=0, **labels):
-    generator = torch.Generator().manual_seed(seed)
-    defaults = {
-        "click": torch.randint(0, 2, (size,), generator=generator),
-        "watch_time": torch.rand(size, generator=generator) * 60,
-    }
-    return Batch(
-        dense=torch.zeros(size, 0),
-        sparse=None,
-        weighted=None,
-        labels=defaults | labels,
-        sample_weights={"weight": torch.rand(size, generator=generator) * 3},
-        group_ids={"user": torch.randint(0, 6, (size,), generator=generator)},
-        position={},
-    )
-
-
-def rows_of(batch, start, end):
-    """The batch's rows from start to end."""
-    parts = {
-        name: {key: column[start:end] for key, column in getattr(batch, name).items()}
-        for name in ("labels", "sample_weights", "group_ids")
-    }
-    return dataclasses.replace(batch, dense=batch.dense[start:end], **parts)
-
-
-def make_logits(size=40, num_class=1, seed=5):
-    return torch.randn(size, num_class, generator=torch.Generator().manual_seed(seed))
 
 
 def test_task_is_the_first_label_the_sample_weight_and_the_losses():
@@ -83,7 +49,7 @@ def test_predictions_of_each_kind_of_task():
 
 def assert_outputs(model, logits, **expected):
     expected["logits"] = logits.float()
-    torch.testing.assert_close(predictions(build_task(config(model)), logits), expected)
+    torch.testing.assert_close(predictions([build_task(config(model))], logits), expected)
 
 
 def test_losses_are_weighted_means_unless_a_normalizer_is_given():
@@ -94,12 +60,11 @@ def test_losses_are_weighted_means_unless_a_normalizer_is_given():
     mean = log_loss(labels, probs, sample_weight=weight)
     squared = mean_squared_error(labels, logits[:, 0], sample_weight=weight)
 
-    losses = task_losses(task, logits, batch)
+    losses = task_losses(task, logits, batch, normalizer=None)
     assert losses["binary_cross_entropy"].item() == pytest.approx(mean, rel=1e-5)
     assert losses["l2_loss"].item() == pytest.approx(squared, rel=1e-5)
 
-    batch.normalizer = torch.tensor(7.0)
-    losses = task_losses(task, logits, batch)
+    losses = task_losses(task, logits, batch, normalizer=torch.tensor(7.0))
     expected = mean * weight.sum().item() / 7
     assert losses["binary_cross_entropy"].item() == pytest.approx(expected, rel=1e-5)
 
@@ -107,22 +72,32 @@ def test_losses_are_weighted_means_unless_a_normalizer_is_given():
 def test_gradients_averaged_over_uneven_ranks_are_those_of_all_rows():
     task = build_task(config(BCE, WEIGHTED))
     batch, logits = make_batch(), make_logits().requires_grad_()
-    task_losses(task, logits, batch)["binary_cross_entropy"].backward()
+    task_losses(task, logits, batch, normalizer=None)["binary_cross_entropy"].backward()
     expected, logits.grad = logits.grad, None
     normalizer = batch.sample_weights["weight"].sum() / 2
     for start, end in ((0, 25), (25, 40)):
-        part = dataclasses.replace(rows_of(batch, start, end), normalizer=normalizer)
-        (task_losses(task, logits[start:end], part)["binary_cross_entropy"] / 2).backward()
+        losses = task_losses(
+            task, logits[start:end], rows_of(batch, start, end), normalizer=normalizer
+        )
+        (losses["binary_cross_entropy"] / 2).backward()
     torch.testing.assert_close(logits.grad, expected)
 
 
 @pytest.mark.parametrize("normalizer", [None, torch.tensor(4.0)])
-@pytest.mark.parametrize("model", [BCE, L2, SOFTMAX + "num_class: 3"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        BCE,
+        L2,
+        SOFTMAX + "num_class: 3",
+        'num_class: 2 losses { jrc_loss { session_name: "user" } }',
+    ],
+)
 def test_an_empty_batch_has_loss_zero_and_a_gradient(model, normalizer):
     task = build_task(config(model))
-    batch = dataclasses.replace(make_batch(0), normalizer=normalizer)
     weight = torch.ones(1, task.num_class, requires_grad=True)
-    [loss] = task_losses(task, torch.zeros(0, 1) @ weight, batch).values()
+    logits = torch.zeros(0, 1) @ weight
+    [loss] = task_losses(task, logits, make_batch(0), normalizer=normalizer).values()
     loss.backward()
     assert loss.item() == 0
     assert (weight.grad == 0).all()
@@ -131,7 +106,8 @@ def test_an_empty_batch_has_loss_zero_and_a_gradient(model, normalizer):
 def test_rows_without_weight_have_loss_zero():
     batch = make_batch()
     batch.sample_weights["weight"].zero_()
-    [loss] = task_losses(build_task(config(BCE, WEIGHTED)), make_logits(), batch).values()
+    task = build_task(config(BCE, WEIGHTED))
+    [loss] = task_losses(task, make_logits(), batch, normalizer=None).values()
     assert loss.item() == 0
 
 
@@ -147,7 +123,7 @@ def test_rows_without_weight_have_loss_zero():
     ],
 )
 def test_labels_that_a_loss_cannot_take_are_refused_before_they_train(model, labels, message):
-    batches = checked(iter([make_batch(3, click=labels)]), build_task(config(model)))
+    batches = checked(iter([make_batch(3, click=labels)]), build_tasks(config(model)))
     with pytest.raises(ValueError, match=message):
         next(batches)
 
@@ -155,119 +131,7 @@ def test_labels_that_a_loss_cannot_take_are_refused_before_they_train(model, lab
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
 def test_usable_labels_pass(dtype):
     batch = make_batch(4, click=torch.tensor([0, 1, 1, 0]).to(dtype))
-    assert list(checked(iter([batch]), build_task(config(BCE)))) == [batch]
-
-
-ALL_METRICS = (
-    BCE
-    + """
-    metrics { auc { thresholds: 0 } }
-    metrics { grouped_auc { grouping_key: "user" } }
-    metrics { xauc {} label_name: "watch_time" }
-    metrics { xauc {} label_name: "click" }
-    metrics { accuracy {} }
-    metrics { mean_squared_error {} }
-"""
-)
-
-
-def update_in_batches(metrics, task, batch, logits):
-    for start, end in ((0, 15), (15, 15), (15, 40)):
-        metrics.update(predictions(task, logits[start:end]), rows_of(batch, start, end))
-
-
-def test_task_metrics_judge_probabilities_against_their_label_and_average_the_losses():
-    settings = config(ALL_METRICS, WEIGHTED)
-    task, batch, logits = build_task(settings), make_batch(), make_logits()
-    metrics = TaskMetrics(settings)
-    update_in_batches(metrics, task, batch, logits)
-    values = metrics.compute()
-
-    click, probs = batch.labels["click"], torch.sigmoid(logits[:, 0])
-    by_user = [
-        roc_auc_score(click[rows], probs[rows])
-        for rows in (batch.group_ids["user"] == user for user in range(6))
-        if len(click[rows].unique()) == 2
-    ]
-    weight = batch.sample_weights["weight"]
-    model = settings.model_config
-    assert list(values) == metric_names(model) + loss_names(model)
-    assert values == {
-        "auc": pytest.approx(roc_auc_score(click, probs)),
-        "grouped_auc": pytest.approx(sum(by_user) / len(by_user)),
-        "xauc": pytest.approx(xauc(probs, batch.labels["watch_time"]).item()),
-        "xauc_click": pytest.approx(xauc(probs, click).item()),
-        "accuracy": pytest.approx(((probs > 0.5) == click).double().mean().item()),
-        "mean_squared_error": pytest.approx(mean_squared_error(click, probs)),
-        "binary_cross_entropy": pytest.approx(
-            log_loss(click, probs.double(), sample_weight=weight), rel=1e-5
-        ),
-    }
-
-
-def test_metrics_forget_on_reset():
-    settings = config(ALL_METRICS)
-    task, metrics = build_task(settings), TaskMetrics(settings)
-    update_in_batches(metrics, task, make_batch(seed=1), make_logits(seed=1))
-    metrics.reset()
-    update_in_batches(metrics, task, make_batch(), make_logits())
-    fresh = TaskMetrics(settings)
-    update_in_batches(fresh, task, make_batch(), make_logits())
-    assert metrics.compute() == fresh.compute()
-
-
-def test_metrics_of_a_regression_judge_the_predicted_value():
-    settings = config(
-        L2 + "metrics { mean_squared_error {} } metrics { xauc {} }", 'label_fields: "watch_time"'
-    )
-    task, batch, logits = build_task(settings), make_batch(), make_logits()
-    metrics = TaskMetrics(settings)
-    update_in_batches(metrics, task, batch, logits)
-    error = mean_squared_error(batch.labels["watch_time"], logits[:, 0])
-    assert metrics.compute() == {
-        "mean_squared_error": pytest.approx(error, rel=1e-5),
-        "xauc": pytest.approx(xauc(logits[:, 0], batch.labels["watch_time"]).item()),
-        "l2_loss": pytest.approx(error, rel=1e-5),
-    }
-
-
-def test_two_classes_are_judged_by_the_probability_of_class_1():
-    settings = config(SOFTMAX + "num_class: 2 metrics { auc { thresholds: 0 } }")
-    task, batch, logits = build_task(settings), make_batch(), make_logits(num_class=2)
-    metrics = TaskMetrics(settings)
-    update_in_batches(metrics, task, batch, logits)
-    expected = roc_auc_score(batch.labels["click"], logits[:, 1] - logits[:, 0])
-    assert metrics.compute()["auc"] == pytest.approx(expected)
-
-
-def test_train_metrics_start_with_the_rows_so_far():
-    settings = config(BCE + "train_metrics { auc { thresholds: 10001 } }")
-    task, batch, logits = build_task(settings), make_batch(), make_logits()
-    metrics = TrainMetrics(settings)
-    metrics.update(predictions(task, logits), batch)
-    expected = roc_auc_score(batch.labels["click"], logits[:, 0])
-    assert metrics.compute() == {"auc": pytest.approx(expected, abs=1e-2)}
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("", "losses"),
-        (BCE + "num_class: 2", "num_class"),
-        (L2 + "metrics { auc {} }", "l2_loss"),
-        (L2 + "metrics { accuracy {} }", "l2_loss"),
-        (SOFTMAX + "num_class: 3 metrics { auc {} }", "num_class 1 or 2, got 3"),
-        (BCE + "metrics { grouped_auc {} }", "grouping_key"),
-    ],
-)
-def test_metrics_that_do_not_suit_the_task_are_refused(model, message):
-    with pytest.raises(ValueError, match=message):
-        TaskMetrics(config(model))
-
-
-def test_train_metrics_that_do_not_suit_the_task_are_refused():
-    with pytest.raises(ValueError, match="l2_loss"):
-        TrainMetrics(config(L2 + "train_metrics { auc {} }"))
+    assert list(checked(iter([batch]), build_tasks(config(BCE)))) == [batch]
 
 
 def test_a_task_needs_a_label():
@@ -275,21 +139,80 @@ def test_a_task_needs_a_label():
         build_task(config(BCE, ""))
 
 
-def evaluate_own_part(ranks, bounds):
-    settings = config(ALL_METRICS, WEIGHTED)
-    start, end = bounds[ranks.rank]
-    metrics = TaskMetrics(settings)
-    outputs = predictions(build_task(settings), make_logits()[start:end])
-    metrics.update(outputs, rows_of(make_batch(), start, end))
-    return metrics.compute()
+def test_each_tower_is_a_task_with_its_own_label_weights_and_bound():
+    click, watch = build_tasks(towers(CLICK + "pareto_min_loss_weight: 0.25", WATCH))
+
+    assert (click.label, click.sample_weight, click.space) == ("click", "weight", None)
+    assert (click.tower, click.weight, click.least_share) == ("a", 1.0, 0.25)
+    assert watch.label == "watch_time"
+    assert watch.space == TaskSpace(label="click", weight_in=2.0, weight_out=0.5)
+    assert (watch.tower, watch.weight, watch.least_share) == ("b", pytest.approx(0.01), 0.0)
 
 
-def test_two_uneven_ranks_report_what_one_reports():
-    settings = config(ALL_METRICS, WEIGHTED)
-    metrics = TaskMetrics(settings)
-    metrics.update(predictions(build_task(settings), make_logits()), make_batch())
-    expected = metrics.compute()
-    assert not any(math.isnan(value) for value in expected.values())
-    for values in run(evaluate_own_part, 2, [(0, 11), (11, 40)]):
-        # Sigmoids of the same logits differ in the last bit with their place in a batch.
-        assert values == pytest.approx(expected, rel=1e-6)
+def test_predictions_of_towers_are_those_of_single_tasks_with_the_towers_name():
+    logits = make_logits_of_towers()
+    expected = {
+        f"{name}_{tower}": values
+        for tower, model in {"a": BCE, "b": L2, "c": SOFTMAX + "num_class: 3"}.items()
+        for name, values in predictions([build_task(config(model))], logits[tower]).items()
+    }
+
+    found = predictions(build_tasks(towers(CLICK, WATCH, STARS)), logits)
+
+    torch.testing.assert_close(found, expected)
+    assert set(found) == {"logits_a", "probs_a", "logits_b", "y_b", "logits_c", "probs_c"}
+
+
+def test_rows_in_and_out_of_the_task_space_weigh_differently():
+    batch = make_batch()
+    tasks = build_tasks(towers(CLICK, WATCH, STARS))
+    expected = [
+        float(batch.sample_weights["other_weight"][row]) * (2.0 if clicked else 0.5)
+        for row, clicked in enumerate(batch.labels["click"])
+    ]
+
+    torch.testing.assert_close(row_weights(tasks[1], batch), torch.tensor(expected))
+    torch.testing.assert_close(
+        loss_weights(tasks, batch),
+        torch.tensor(
+            [float(batch.sample_weights["weight"].sum()), sum(expected), 40.0], dtype=torch.float64
+        ),
+        rtol=1e-6,
+        atol=0,
+    )
+
+
+def test_a_task_without_a_row_in_its_space_has_loss_zero():
+    clicks_only = WATCH.replace("out_task_space_weight: 0.5", "out_task_space_weight: 0")
+    _, task = build_tasks(towers(CLICK, clicks_only))
+    nobody = make_batch(click=torch.zeros(40, dtype=torch.int64))
+
+    [loss] = task_losses(task, make_logits(), nobody, normalizer=None).values()
+
+    assert loss.item() == 0
+
+
+JRC = 'num_class: 2 losses { jrc_loss { session_name: "user" alpha: 0.3 } }'
+
+
+def test_the_sessions_of_a_jrc_loss_come_with_the_batch():
+    task, batch, logits = build_task(config(JRC, WEIGHTED)), make_batch(), make_logits(num_class=2)
+
+    losses = task_losses(task, logits, batch, normalizer=None)
+
+    weight = batch.sample_weights["weight"]
+    rows = jrc_loss(
+        logits, batch.labels["click"], batch.group_ids["user"], alpha=0.3, same_label_competes=False
+    )
+    assert losses["jrc_loss"].item() == pytest.approx(float((rows * weight).sum() / weight.sum()))
+
+
+def test_a_label_that_a_tower_cannot_take_is_refused_with_the_tower():
+    batch = make_batch(stars=torch.full((40,), 3))
+    with pytest.raises(ValueError, match="'stars' must be an integer from 0 to 2 for tower 'c'"):
+        next(checked(iter([batch]), build_tasks(towers(CLICK, WATCH, STARS))))
+
+
+def test_a_tower_needs_a_label():
+    with pytest.raises(ValueError, match=r"task_towers\[0\].label_name"):
+        build_tasks(towers(BCE))

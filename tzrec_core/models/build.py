@@ -10,13 +10,16 @@ from torch import nn
 from tzrec_core.features.schema import Feature
 from tzrec_core.models.deepfm import DeepFM
 from tzrec_core.models.dlrm import DLRM
+from tzrec_core.models.mmoe import MMoE
 from tzrec_core.models.multi_tower import MultiTower
 from tzrec_core.models.rank_model import Head, RankModel
+from tzrec_core.models.simple_multi_task import SimpleMultiTask
+from tzrec_core.models.task_tower import TowerLayers
 from tzrec_core.models.wide_and_deep import WideAndDeep
 from tzrec_core.modules.embedding import PooledEmbeddings
 from tzrec_core.modules.feature_group import FeatureGroup
 from tzrec_core.modules.mlp import Layers
-from tzrec_core.protos import model_pb2, module_pb2, rank_model_pb2
+from tzrec_core.protos import model_pb2, module_pb2, rank_model_pb2, tower_pb2
 
 _DEEP: Final = model_pb2.FeatureGroupType.DEEP
 _WIDE: Final = model_pb2.FeatureGroupType.WIDE
@@ -87,6 +90,14 @@ class _Groups:
     def get(self, name: str) -> FeatureGroup | None:
         return self._by_name.get(name)
 
+    def only(self) -> FeatureGroup:
+        if len(self._by_name) != 1:
+            raise ValueError(
+                f"the model needs one {self._type} feature group, "
+                f"the {self._type} groups are {list(self._by_name)}"
+            )
+        return next(iter(self._by_name.values()))
+
 
 def _network(model_config: model_pb2.ModelConfig, *, deep: _Groups, wide: _Groups) -> nn.Module:
     num_class = model_config.num_class
@@ -133,6 +144,21 @@ def _network(model_config: model_pb2.ModelConfig, *, deep: _Groups, wide: _Group
                 final_layers=_layers(dlrm.final, "dlrm.final"),
                 num_class=num_class,
             )
+        case "simple_multi_task":
+            return SimpleMultiTask(
+                group=deep.only(), towers=_towers(model_config.simple_multi_task.task_towers)
+            )
+        case "mmoe":
+            mmoe = model_config.mmoe
+            return MMoE(
+                group=deep.only(),
+                expert_layers=_layers(mmoe.expert_mlp, "mmoe.expert_mlp"),
+                gate_layers=(
+                    _layers(mmoe.gate_mlp, "mmoe.gate_mlp") if mmoe.HasField("gate_mlp") else None
+                ),
+                num_experts=mmoe.num_expert,
+                towers=_towers(mmoe.task_towers),
+            )
         case kind:
             kinds = [field.name for field in model_config.DESCRIPTOR.oneofs_by_name["model"].fields]
             raise ValueError(f"model_config must set one of {', '.join(kinds)}, got {kind}")
@@ -140,6 +166,24 @@ def _network(model_config: model_pb2.ModelConfig, *, deep: _Groups, wide: _Group
 
 def _final_layers(config: rank_model_pb2.DeepFM | rank_model_pb2.WideAndDeep) -> Layers | None:
     return _layers(config.final, "final") if config.HasField("final") else None
+
+
+def _towers(configs: Sequence[tower_pb2.TaskTower]) -> list[TowerLayers]:
+    names = [config.tower_name for config in configs]
+    if not names or not all(names) or len(set(names)) != len(names):
+        raise ValueError(f"task_towers must have tower_names that differ, got {names}")
+    return [
+        TowerLayers(
+            name=config.tower_name,
+            layers=(
+                _layers(config.mlp, f"tower {config.tower_name!r}")
+                if config.HasField("mlp")
+                else None
+            ),
+            num_class=config.num_class,
+        )
+        for config in configs
+    ]
 
 
 def _layers(config: module_pb2.MLP, name: str) -> Layers:

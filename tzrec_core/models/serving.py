@@ -49,6 +49,59 @@ class PooledLookup(nn.Module):
         return pooled / (ends - starts).clamp(min=1).unsqueeze(1)
 
 
+class SingleTask(nn.Module):
+    """A network of one task, under the name ``task``: TorchScript wants one type of all."""
+
+    def __init__(self, network: nn.Module, task: str) -> None:
+        super().__init__()
+        self.network = network
+        self.task = task
+
+    def forward(
+        self, dense: list[Tensor], deep: list[Tensor], wide: list[Tensor]
+    ) -> dict[str, Tensor]:
+        return {self.task: self.network(dense, deep, wide)}
+
+
+@dataclass(frozen=True)
+class TaskOutputs:
+    """What of a task the model returns.
+
+    Attributes:
+        task: The name under which the network returns its logits.
+        suffix: What the names of its outputs end in.
+        outputs: Of ``logits``, ``probs``, ``probs1`` and ``y`` those that there are.
+    """
+
+    task: str
+    suffix: str
+    outputs: tuple[str, ...]
+
+
+class Predictions(nn.Module):
+    """Makes the outputs of one task."""
+
+    def __init__(self, of_task: TaskOutputs) -> None:
+        super().__init__()
+        self.task = of_task.task
+        self.suffix = of_task.suffix
+        self.with_probs = "probs" in of_task.outputs
+        self.with_probs1 = "probs1" in of_task.outputs
+        self.with_y = "y" in of_task.outputs
+
+    def forward(self, logits: Tensor) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = {"logits" + self.suffix: logits}
+        if self.with_probs:
+            single = logits.size(1) == 1
+            probs = torch.sigmoid(logits.squeeze(1)) if single else torch.softmax(logits, dim=1)
+            outputs["probs" + self.suffix] = probs
+            if self.with_probs1:
+                outputs["probs1" + self.suffix] = probs[:, 1]
+        if self.with_y:
+            outputs["y" + self.suffix] = logits.squeeze(1)
+        return outputs
+
+
 class ServingModel(nn.Module):
     """Scores encoded rows.
 
@@ -60,7 +113,8 @@ class ServingModel(nn.Module):
     - ``weights`` [V] float32, read only for inputs with weighted ids; none means all ones,
 
     and returns ``logits`` [B, num_class] with what the losses make of it: ``probs``
-    ([B], or [B, num_class] for softmax) and ``y`` [B].
+    ([B], or [B, num_class] for softmax) and ``y`` [B]. Of a model with several tasks these names
+    end in the name of a tower, as ``probs_ctr``.
     """
 
     dense_widths: Final[list[int]]
@@ -75,17 +129,16 @@ class ServingModel(nn.Module):
         wide: Sequence[Lookup],
         dense_widths: Sequence[int],
         num_sparse: int,
-        outputs: Sequence[str],
+        tasks: Sequence[TaskOutputs],
     ) -> None:
+        """Takes a network that returns logits by task, which may be a ``SingleTask``."""
         super().__init__()
         self.network = network
         self.deep = nn.ModuleList(PooledLookup(lookup, tables[lookup.table]) for lookup in deep)
         self.wide = nn.ModuleList(PooledLookup(lookup, tables[lookup.table]) for lookup in wide)
         self.dense_widths = list(dense_widths)
         self.num_sparse = num_sparse
-        self.with_probs = "probs" in outputs
-        self.with_probs1 = "probs1" in outputs
-        self.with_y = "y" in outputs
+        self.tasks = nn.ModuleList(Predictions(task) for task in tasks)
 
     def forward(
         self, dense: Tensor, values: Tensor, lengths: Tensor, weights: Tensor | None = None
@@ -111,15 +164,7 @@ class ServingModel(nn.Module):
             dense_inputs = list(torch.split(dense, self.dense_widths, dim=1))
 
         logits = self.network(dense_inputs, deep, wide)
-        outputs: dict[str, Tensor] = {"logits": logits}
-        if self.with_probs1:
-            outputs["probs"] = torch.softmax(logits, dim=1)
-            outputs["probs1"] = outputs["probs"][:, 1]
-        elif self.with_probs:
-            single = logits.size(1) == 1
-            outputs["probs"] = (
-                torch.sigmoid(logits.squeeze(1)) if single else torch.softmax(logits, dim=1)
-            )
-        if self.with_y:
-            outputs["y"] = logits.squeeze(1)
+        outputs: dict[str, Tensor] = {}
+        for task in self.tasks:
+            outputs.update(task(logits[task.task]))
         return outputs

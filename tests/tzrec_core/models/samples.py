@@ -70,9 +70,25 @@ MODELS = {
     + """dlrm { arch_with_sparse: false final { hidden_units: 5 } }""",
 }
 
+TASK_TOWERS = """
+    task_towers { tower_name: "ctr" label_name: "click" mlp { hidden_units: [16, 8] } }
+    task_towers { tower_name: "rating" label_name: "stars" num_class: 3 }
+"""
+TASKS_GROUP = """
+    feature_groups { group_name: "all" feature_names: ["user", "age", "tags", "city"] }
+"""
+EXPERTS = "num_expert: 4 expert_mlp { hidden_units: [16, 8] }"
+MULTI_TASK_MODELS = {
+    "simple_multi_task": f"{TASKS_GROUP} simple_multi_task {{ {TASK_TOWERS} }}",
+    "mmoe": f"{TASKS_GROUP} mmoe {{ {EXPERTS} {TASK_TOWERS} }}",
+    "mmoe_with_gate_mlp": f"""{TASKS_GROUP}
+        mmoe {{ {EXPERTS} gate_mlp {{ hidden_units: 3 }} {TASK_TOWERS} }}""",
+}
+
 
 def model_config(name, num_class=1):
-    return text_format.Parse(f"num_class: {num_class} {MODELS[name]}", ModelConfig())
+    text = (MODELS | MULTI_TASK_MODELS)[name]
+    return text_format.Parse(f"num_class: {num_class} {text}", ModelConfig())
 
 
 def make_batch(features=FEATURES, size=6, seed=0):
