@@ -112,6 +112,7 @@ def build_dataset(
         rank=rank,
         world_size=world_size,
         pin_memory=data.pin_memory and torch.cuda.is_available(),
+        batch_cost_size=None if schema.sample_cost is None else data.batch_cost_size,
     )
 
 

@@ -5,49 +5,25 @@ import itertools
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tzrec_core.batch import Batch
+from tzrec_core.data.batching import ALL_ROWS, Rows, Window, cut_batches
 from tzrec_core.data.collate import collate
+from tzrec_core.data.location import WindowRows, described
 from tzrec_core.data.read_ahead import read_ahead
 from tzrec_core.data.reader import Part, Reader, expected_rows, naming
-from tzrec_core.features.schema import BatchSchema, FeatureCounts
+from tzrec_core.features.schema import BatchSchema, FeatureCounts, cost_column
 from tzrec_core.features.transforms import encode
 
 log = logging.getLogger(__name__)
 
-ALL_ROWS: Final = 2**62
-"""The position of a finished window of which only reading tells the number of rows."""
-
 # However large the shuffle buffer, so many windows are there to be dealt, so that small data
 # reaches every rank in about equal shares.
 _MIN_WINDOWS = 32
-
-
-@dataclass(frozen=True)
-class Window:
-    """Parts that are shuffled together; the unit that is dealt over the ranks.
-
-    Attributes:
-        index: place in the epoch's order; the key of ``Batch.position``.
-        parts: read one after the other.
-        num_rows: None if unknown.
-    """
-
-    index: int
-    parts: tuple[Part, ...]
-    num_rows: int | None
-
-
-class _Rows(NamedTuple):
-    window: Window
-    start: int
-    """Rows of the window that come before ``table``."""
-    table: pa.Table
 
 
 class Dataset:
@@ -56,12 +32,12 @@ class Dataset:
     The order is a function of ``seed`` and the epoch alone: parts (row groups) are permuted if
     ``shuffle``, grouped into windows, and rows permuted within their window. Window ``w`` belongs
     to rank ``w % world_size``. Batches run across the borders of windows, so all but a rank's last
-    are full. Without ``shuffle`` a window is one part, in the input's order.
+    are full (see ``cut_batches``). Without ``shuffle`` a window is one part, in the input's order.
 
     Args:
         reader: the input.
         schema: what batches contain.
-        batch_size: rows of a batch on this rank.
+        batch_size: rows of a batch on this rank, at most.
         shuffle: permute parts and rows, differently each epoch.
         shuffle_buffer_size: a window has about so many batches of rows, but at least one part; in
             small inputs it has less, so that there are enough windows for all ranks.
@@ -73,6 +49,8 @@ class Dataset:
         rank: this process, ``0 <= rank < world_size``.
         world_size: number of processes that share the input.
         pin_memory: put batches into page-locked memory; needs a GPU.
+        batch_cost_size: what the rows of a batch may cost together; needs a schema with
+            ``sample_cost``. None: only their number counts.
     """
 
     def __init__(
@@ -89,13 +67,17 @@ class Dataset:
         rank: int,
         world_size: int,
         pin_memory: bool = False,
+        batch_cost_size: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if batch_cost_size is not None and batch_cost_size < 1:
+            raise ValueError(f"batch_cost_size must be at least 1, got {batch_cost_size}")
         self._reader = reader
         self._schema = schema
         self._columns = schema.raw_columns(reader.schema.names)
         self._batch_size = batch_size
+        self._batch_cost_size = batch_cost_size
         self._shuffle = shuffle
         self._drop_remainder = drop_remainder
         self._num_workers = num_workers
@@ -104,6 +86,7 @@ class Dataset:
         self._world_size = world_size
         self._pin_memory = pin_memory
         self._warned: set[str] = set()
+        self._warned_of_dear_rows = False
         self._window_rows = min(
             shuffle_buffer_size * batch_size, math.ceil(expected_rows(reader) / _MIN_WINDOWS)
         )
@@ -117,14 +100,14 @@ class Dataset:
 
     @property
     def num_batches(self) -> int | None:
-        """Batches of this rank in epoch 0; None if unknown.
+        """Batches of this rank in epoch 0; None if unknown, as it is where rows have costs.
 
         Another epoch may have a few more or less, because windows differ in size and are dealt
         anew.
         """
         counts = [window.num_rows for window in self._dealt(0)]
         rows = sum(count for count in counts if count is not None)
-        if None in counts:
+        if None in counts or self._batch_cost_size is not None:
             return None
         return rows // self._batch_size if self._drop_remainder else -(-rows // self._batch_size)
 
@@ -178,6 +161,21 @@ class Dataset:
             rows += part.expected_rows
         return [_window(index, group) for index, group in enumerate(groups)]
 
+    def where(self, epoch: int, rows: Mapping[int, tuple[int, int]]) -> str:
+        """Says in words which rows of which files were used.
+
+        Args:
+            epoch: of which the windows are.
+            rows: by the index of a window the first row and one past the last, as positions count.
+        """
+        windows = self.windows(epoch)
+        used = []
+        for index, (start, stop) in rows.items():
+            num_rows = windows[index].num_rows
+            order = None if num_rows is None else self._order(epoch, index, num_rows)
+            used.append(WindowRows(windows[index], order, start, stop))
+        return described(used, self._reader.parts)
+
     def _dealt(self, epoch: int) -> list[Window]:
         return self.windows(epoch)[self._rank :: self._world_size]
 
@@ -194,7 +192,7 @@ class Dataset:
                     f"window {index}, which has {known} rows)"
                 )
 
-        def load(window: Window) -> _Rows:
+        def load(window: Window) -> Rows:
             return self._load(epoch, window, consumed.get(window.index, 0))
 
         todo = [
@@ -203,24 +201,62 @@ class Dataset:
             if consumed.get(window.index, 0) < (window.num_rows or ALL_ROWS)
         ]
         loaded = read_ahead(load, todo, num_threads=self._num_workers)
-        for table, position in _cut(loaded, self._batch_size):
-            if table.num_rows == self._batch_size or not self._drop_remainder:
-                batch = collate(table, self._schema, position)
-                yield batch.pin_memory() if self._pin_memory else batch
+        for table, position in cut_batches(
+            loaded,
+            batch_size=self._batch_size,
+            batch_cost_size=self._batch_cost_size,
+            drop_remainder=self._drop_remainder,
+        ):
+            batch = collate(table, self._schema, position)
+            yield batch.pin_memory() if self._pin_memory else batch
 
-    def _load(self, epoch: int, window: Window, skip: int) -> _Rows:
+    def _load(self, epoch: int, window: Window, skip: int) -> Rows:
         tables = []
         for part in window.parts:
             raw = self._reader.read(part, self._columns)
             with naming(part.path):
                 encoded = encode(raw, self._schema)
             self._warn_of_unknown_ids(encoded.counts, part.path)
+            self._warn_of_dear_rows(encoded.table, part.path)
             tables.append(encoded.table)
         table = pa.concat_tables(tables).combine_chunks()
-        if self._shuffle:
-            order = self._generator(epoch, window.index).permutation(table.num_rows)
+        order = self._order(epoch, window.index, table.num_rows)
+        if order is not None:
             table = table.take(pa.array(order))
-        return _Rows(window, skip, table.slice(skip))
+        table = table.slice(skip)
+        return Rows(window, skip, table, self._costs(table))
+
+    def _order(self, epoch: int, index: int, num_rows: int) -> npt.NDArray[np.int64] | None:
+        """Returns which row of a window comes first, second, ...; None: as they are."""
+        if not self._shuffle:
+            return None
+        return self._generator(epoch, index).permutation(num_rows)
+
+    def _costs(self, table: pa.Table) -> npt.NDArray[np.float64] | None:
+        if self._batch_cost_size is None:
+            return None
+        assert self._schema.sample_cost is not None
+        costs: npt.NDArray[np.float64] = table[cost_column(self._schema.sample_cost)].to_numpy()
+        return costs
+
+    def _warn_of_dear_rows(self, table: pa.Table, path: str) -> None:
+        """Says once that there are rows which alone cost more than a batch may."""
+        costs, limit = self._costs(table), self._batch_cost_size
+        if costs is None or limit is None or self._warned_of_dear_rows:
+            return
+        dear = costs[costs > limit]
+        if dear.size:
+            self._warned_of_dear_rows = True
+            log.warning(
+                "%s: %d of %d rows cost more than batch_cost_size %d (%s up to %g); each of them "
+                "is a batch of its own, here and in what follows",
+                path,
+                dear.size,
+                costs.size,
+                limit,
+                self._schema.sample_cost,
+                dear.max(),
+            )
 
     def _warn_of_unknown_ids(self, counts: Mapping[str, FeatureCounts], path: str) -> None:
         """Says of each feature once that it has ids outside its range or vocabulary."""
@@ -241,30 +277,6 @@ def _window(index: int, parts: list[Part]) -> Window:
     counts = [part.num_rows for part in parts]
     known = [count for count in counts if count is not None]
     return Window(index, tuple(parts), sum(known) if len(known) == len(counts) else None)
-
-
-def _cut(loaded: Iterable[_Rows], batch_size: int) -> Iterator[tuple[pa.Table, dict[int, int]]]:
-    """Cuts consecutive tables into batches; the last one may be shorter."""
-    pieces: list[pa.Table] = []
-    position: dict[int, int] = {}
-    missing = batch_size
-    for window, start, table in loaded:
-        taken = 0
-        while True:
-            piece = table.slice(taken, missing)
-            pieces.append(piece)
-            taken += piece.num_rows
-            missing -= piece.num_rows
-            finished = taken == table.num_rows
-            unknown = window.num_rows is None
-            position[window.index] = ALL_ROWS if finished and unknown else start + taken
-            if missing == 0:
-                yield pa.concat_tables(pieces), position
-                pieces, position, missing = [], {}, batch_size
-            if finished:
-                break
-    if missing < batch_size:
-        yield pa.concat_tables(pieces), position
 
 
 def _until_none(batches: Iterator[Batch | None]) -> Iterator[Batch]:

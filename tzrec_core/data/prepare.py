@@ -148,7 +148,7 @@ def fingerprint(
 
     Args:
         settings: see ``encoding_settings``.
-        schema: its labels, sample weights and grouping keys count.
+        schema: its labels, sample weights, grouping keys and sample cost count.
         inputs: files by share; they count by name, size and time of the last change.
         rule: counts if rows for evaluation are no input of their own; its seed always.
     """
@@ -158,6 +158,7 @@ def fingerprint(
         "labels": schema.labels,
         "sample_weights": schema.sample_weights,
         "group_keys": dict(schema.group_keys),
+        "sample_cost": schema.sample_cost,
         "inputs": {
             share: [(file.name, file.size, file.mtime_ns) for file in files]
             for share, files in inputs.items()

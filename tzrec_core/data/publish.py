@@ -1,4 +1,4 @@
-"""Makes a folder appear complete or not at all."""
+"""Folders to write into: such that appear complete or not at all, and such that go away."""
 
 import contextlib
 import fcntl
@@ -15,11 +15,25 @@ _PREFIX = ".tmp-"
 def published(folder: Path) -> Iterator[Path]:
     """Gives an empty folder to write into, which becomes ``folder`` when the block ends.
 
-    If the block raises, what it wrote is removed. What a killed process left is removed by the
-    next call beside it; a locked file tells living writers from dead ones. If ``folder`` is there
-    when the block ends, another process was faster: its result stays, ours is removed.
+    If ``folder`` is there when the block ends, another process was faster: its result stays, ours
+    is removed, as it is if the block raises.
     """
-    parent = folder.parent
+    with set_aside(folder.parent) as aside:
+        yield aside
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+@contextlib.contextmanager
+def set_aside(parent: Path) -> Iterator[Path]:
+    """Gives an empty folder, hidden in ``parent``, that is removed when the block ends.
+
+    What a killed process left is removed by the next call in ``parent``; a locked file tells
+    living writers from dead ones.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(parent)
     descriptor, lock = tempfile.mkstemp(prefix=_PREFIX, suffix=".lock", dir=parent)
@@ -30,11 +44,6 @@ def published(folder: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         aside.mkdir()
         yield aside
-        try:
-            aside.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         Path(lock).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from tzrec_core.data.shards import cut, group_rows, write_shards
 from tzrec_core.data.shuffle import KEY_COLUMN, KeySorter, random_keys
 from tzrec_core.data.split import Split
 from tzrec_core.data.statistics import ColumnSummary, describe, summarize
-from tzrec_core.features.schema import BatchSchema, FeatureCounts
+from tzrec_core.features.schema import BatchSchema, FeatureCounts, cost_column
 from tzrec_core.features.transforms import Encoded, encode
 
 
@@ -50,6 +50,8 @@ class Share:
         """Writes all rows in random order as shards and returns their statistics."""
         numbers = {feature.name for feature in self._schema.dense_features}
         numbers |= {*self._schema.labels, *self._schema.sample_weights}
+        if self._schema.sample_cost is not None:
+            numbers.add(cost_column(self._schema.sample_cost))
         summaries: dict[str, ColumnSummary] = {}
 
         def summarize_all(table: pa.Table) -> tuple[pa.Table, dict[str, ColumnSummary]]:

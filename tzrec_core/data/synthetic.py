@@ -6,10 +6,10 @@ A row is a pure function of the seed and its number: it does not depend on how m
 in what chunks, or by how many threads. The evaluation rows are those that follow the training rows.
 
 Given its columns, a row is clicked with probability sigmoid(utility), and its watch time is
-exp(level + slope * utility + noise). Both are ordered by nothing but the utility, so no score is
-expected to reach a higher AUC, AUC within users, or X-AUC of the watch time than the utility
-itself; sample weights play no part. ``best_possible.json`` says what it reaches on the evaluation
-rows that were written.
+exp(level + slope * utility + noise); half a minute is a long view. All are ordered by nothing but
+the utility, so no score is expected to reach a higher AUC, AUC within users, or X-AUC of the watch
+time than the utility itself; sample weights play no part. ``best_possible.json`` says what it
+reaches on the evaluation rows that were written.
 """
 
 import json
@@ -42,7 +42,7 @@ from tzrec_core.data.planted import (
 from tzrec_core.data.publish import published
 from tzrec_core.data.read_ahead import read_ahead
 from tzrec_core.metrics.auc import exact_auc
-from tzrec_core.metrics.grouped_auc import grouped_auc
+from tzrec_core.metrics.grouped_auc import grouped_auc_sums
 from tzrec_core.metrics.xauc import xauc
 
 CHUNK_ROWS = 1 << 15  # a row group
@@ -57,6 +57,7 @@ SCHEMA = pa.schema(
         *((column.name, pa.string()) for column in CATEGORICAL),
         ("click", pa.int64()),
         ("watch_time", pa.float32()),
+        ("long_view", pa.int64()),
         ("sample_weight", pa.float32()),
     ]
 )
@@ -66,6 +67,7 @@ _SECONDS_BETWEEN_EVENTS = 3
 _LOG_WATCH_TIME = math.log(30.0)
 _WATCH_TIME_SLOPE = 0.5
 _WATCH_TIME_NOISE = 0.6
+_LONG_VIEW = 30.0
 _HEX_PAIRS = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ def make_rows(model: PlantedModel, start: int, stop: int) -> tuple[pa.Table, pa.
         "event_time": _FIRST_EVENT + (rows * _SECONDS_BETWEEN_EVENTS + jitter).astype(np.int64),
         "click": (_uniform(model, "click", rows) < sigmoid(utilities)).astype(np.int64),
         "watch_time": np.exp(log_watch_time).astype(np.float32),
+        "long_view": (log_watch_time > math.log(_LONG_VIEW)).astype(np.int64),
         "sample_weight": (0.5 + _uniform(model, "sample_weight", rows)).astype(np.float32),
     }
     for number in NUMERIC:
@@ -181,11 +184,11 @@ def best_possible(rows: pa.Table, utilities: npt.NDArray[np.float64]) -> dict[st
         torch.tensor(rows[name].to_numpy()) for name in ("click", "user_id", "watch_time")
     )
     values = {
-        "auc": exact_auc(scores, click),
-        "grouped_auc": grouped_auc(scores, click, user),
-        "xauc": xauc(scores, watch_time),
+        "auc": float(exact_auc(scores, click)),
+        "grouped_auc": grouped_auc_sums(scores, click, user, weighting="groups").value,
+        "xauc": float(xauc(scores, watch_time)),
     }
-    return {name: None if value.isnan() else float(value) for name, value in values.items()}
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

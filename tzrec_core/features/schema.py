@@ -76,6 +76,8 @@ class BatchSchema:
     sample_weights: tuple[str, ...] = ()
     group_keys: Mapping[str, str] = field(default_factory=dict)
     """Input column by grouping key."""
+    sample_cost: str | None = None
+    """Input column of what a row costs; None if batches are cut by the number of rows only."""
 
     @property
     def dense_features(self) -> tuple[Feature, ...]:
@@ -115,6 +117,8 @@ class BatchSchema:
             needed.setdefault(name, "a sample weight")
         for key in self.group_keys:
             needed.setdefault(self.group_column(key, available), f"grouping key {key!r}")
+        if self.sample_cost is not None:
+            needed.setdefault(cost_source(self.sample_cost, available), "the sample cost")
         for column, user in needed.items():
             if column not in available:
                 raise ValueError(
@@ -127,3 +131,13 @@ class BatchSchema:
 def id_column(key: str) -> str:
     """Returns the encoded column of grouping key ``key``."""
     return f"{key}@id"
+
+
+def cost_column(name: str) -> str:
+    """Returns the encoded column of the sample cost whose input column is ``name``."""
+    return f"{name}@cost"
+
+
+def cost_source(name: str, available: Collection[str]) -> str:
+    """Returns the column that the sample cost ``name`` comes from: the encoded one, if there."""
+    return cost_column(name) if cost_column(name) in available else name

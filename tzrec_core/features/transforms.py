@@ -11,7 +11,14 @@ from pyarrow import types
 from tzrec_core.features import columns
 from tzrec_core.features.hashing import hash_text
 from tzrec_core.features.id_transform import id_values
-from tzrec_core.features.schema import BatchSchema, Feature, FeatureCounts, id_column
+from tzrec_core.features.schema import (
+    BatchSchema,
+    Feature,
+    FeatureCounts,
+    cost_column,
+    cost_source,
+    id_column,
+)
 
 
 class Encoded(NamedTuple):
@@ -24,10 +31,11 @@ class Encoded(NamedTuple):
 def encode(raw: pa.Table, schema: BatchSchema) -> Encoded:
     """Encodes the columns that ``schema`` needs; what is encoded already stays as it is.
 
-    The result has a column per feature, label, sample weight and grouping key, in this order:
+    The result has a column per feature, label, sample weight, grouping key and cost, in this order:
     sparse features int64 (null is no id), list<int64> or, weighted, map<int64, float>; dense
     features float32 or fixed_size_list<float32>; labels int64 or float32; weights float32;
-    the ids of grouping key ``k`` int64 under ``k@id``. Rows keep their order.
+    the ids of grouping key ``k`` int64 under ``k@id``; the cost ``c`` float64 under ``c@cost``.
+    Rows keep their order.
 
     Raises:
         ValueError: A column is missing, of an unusable type, or has an unacceptable value: then
@@ -51,6 +59,10 @@ def encode(raw: pa.Table, schema: BatchSchema) -> Encoded:
         source = schema.group_column(key, raw.column_names)
         name = f"grouping key {key!r}, column {source!r}"
         encoded[id_column(key)] = _convert(_chunks(raw[source]), name, group_ids)
+    if schema.sample_cost is not None:
+        source = cost_source(schema.sample_cost, raw.column_names)
+        cost = _convert([raw[source].combine_chunks()], f"sample cost, column {source!r}", _cost)
+        encoded[cost_column(schema.sample_cost)] = cost
     return Encoded(pa.table(encoded), counts)
 
 
@@ -104,6 +116,17 @@ def _weight(column: pa.Array) -> pa.Array:
     if lowest is not None and lowest < 0:
         raise ValueError(f"must be 0 or more, got {lowest}")
     return weights
+
+
+def _cost(column: pa.Array) -> pa.Array:
+    costs = columns.numbers(_present(column))
+    wrong = ~(np.isfinite(costs) & (costs >= 0))
+    if wrong.any():
+        raise ValueError(
+            f"must be finite and 0 or more, got {costs[wrong][0]} among {wrong.sum()} such "
+            f"of {len(costs)} rows"
+        )
+    return pa.array(costs)
 
 
 def _present(column: pa.Array) -> pa.Array:

@@ -1,8 +1,9 @@
+import itertools
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -434,3 +435,133 @@ def test_ids_outside_their_range_are_said_once(tmp_path, caplog):
     said = [r.getMessage() for r in caplog.records if r.name == "tzrec_core.data.dataset"]
     assert len(said) == 1
     assert "rows.parquet: 1 of 1 values of feature item are outside its range" in said[0]
+
+
+LIMIT = 100
+
+
+def cost_of(row: int) -> int:
+    """What a row costs in the input below: 0 to 60, and some more than a batch may."""
+    return 3 * LIMIT if row % 97 == 0 else row * 7919 % 61
+
+
+@pytest.fixture(scope="module")
+def costly_inputs(tmp_path_factory) -> dict[str, Path]:
+    """The rows of ``inputs``, each with its cost."""
+    folders = {kind: tmp_path_factory.mktemp(f"costly_{kind}") for kind in ("parquet", "csv")}
+    numbers = np.arange(NUM_ROWS)
+    costs = [cost_of(row) for row in range(NUM_ROWS)]
+    table = pa.table({"row": numbers, "x": numbers / 2, "tokens": costs})
+    for name, start, rows in [("a", 0, 300), ("b", 300, 399), ("c", 699, 1)]:
+        part = table.slice(start, rows)
+        pq.write_table(part, folders["parquet"] / f"{name}.parquet", row_group_size=20)
+        pacsv.write_csv(part, folders["csv"] / f"{name}.csv")
+    return folders
+
+
+BY_COST = {"sample_cost_field": "tokens", "batch_cost_size": LIMIT, "batch_size": 9}
+
+
+def check_cost(batch: list[int]) -> None:
+    assert len(batch) <= BY_COST["batch_size"]
+    assert len(batch) == 1 or sum(map(cost_of, batch)) <= LIMIT
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv"])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 3, 50])
+def test_batches_by_cost_have_every_row_once_and_keep_the_limit(
+    costly_inputs, format_, shuffle, num_workers, world_size
+):
+    settings = BY_COST | {"shuffle": shuffle, "num_workers": num_workers, "world_size": world_size}
+    rows: list[int] = []
+    for rank in range(world_size):
+        data = dataset(costly_inputs, format_, rank=rank, **settings)
+        batches = [rows_of(batch) for batch in data.batches(0)]
+        for batch, following in pairwise(batches):
+            check_cost(batch)
+            is_full = len(batch) == BY_COST["batch_size"]
+            assert is_full or sum(map(cost_of, [*batch, following[0]])) > LIMIT
+        check_cost(batches[-1] if batches else [])
+        rows += [row for batch in batches for row in batch]
+
+    assert sorted(rows) == list(range(NUM_ROWS))
+
+
+@pytest.mark.parametrize("format_", ["parquet", "csv"])
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("new_world_size", [1, 2, 3])
+@pytest.mark.parametrize("after", [(0, 0), (3, 11), (1000, 2)])
+def test_batches_by_cost_go_on_at_any_number_of_ranks(
+    costly_inputs, format_, world_size, new_world_size, after
+):
+    def batches_of(rank: int, ranks: int, consumed: Mapping[int, int]) -> list[Batch]:
+        data = dataset(costly_inputs, format_, rank=rank, world_size=ranks, **BY_COST)
+        return list(data.batches(1, consumed))
+
+    whole = [batches_of(rank, world_size, {}) for rank in range(world_size)]
+    first = [batches[:stop] for batches, stop in zip(whole, after, strict=False)]
+    consumed = position_of([batch for batches in first for batch in batches])
+    rest = [batches_of(rank, new_world_size, consumed) for rank in range(new_world_size)]
+
+    rows = [rows_of(batch) for batches in (*first, *rest) for batch in batches]
+    assert sorted(itertools.chain(*rows)) == list(range(NUM_ROWS))
+    for batch in rows:
+        check_cost(batch)
+    if new_world_size == world_size:
+        for batches, stop, more in zip(whole, after, rest, strict=False):
+            assert [rows_of(b) for b in more] == [rows_of(b) for b in batches[stop:]]
+
+
+def test_batches_by_cost_are_not_counted_before_they_are_read(costly_inputs):
+    data = dataset(costly_inputs, **BY_COST)
+
+    assert (data.num_rows, data.num_batches) == (NUM_ROWS, None)
+
+
+def test_evaluation_keeps_the_limit_too(costly_inputs):
+    data = dataset(costly_inputs, training=False, **BY_COST | {"eval_batch_size": 2})
+
+    batches = [rows_of(batch) for batch in data.batches(0)]
+
+    assert max(map(len, batches)) == 2
+    for batch in batches:
+        check_cost(batch)
+
+
+def test_rows_that_cost_too_much_are_said_once(costly_inputs, caplog):
+    list(dataset(costly_inputs, shuffle=False, **BY_COST).batches(0))
+
+    said = [r.getMessage() for r in caplog.records if r.name == "tzrec_core.data.dataset"]
+    assert len(said) == 1
+    expected = "a.parquet: 1 of 20 rows cost more than batch_cost_size 100 (tokens up to 300); each"
+    assert expected in said[0]
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (None, "is null in 1 of 2 rows"),
+        (-3.0, "must be finite and 0 or more, got -3.0"),
+        (float("nan"), "must be finite and 0 or more, got nan"),
+    ],
+)
+def test_a_cost_that_is_none_is_an_error_that_names_file_and_column(tmp_path, cost, message):
+    costs = pa.array([1.0] * 8 + [cost] + [1.0] * 7, pa.float64())
+    table = pa.table({"row": range(16), "x": np.arange(16) / 2, "tokens": costs})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=8)
+    data = dataset({"parquet": tmp_path}, shuffle=False, **BY_COST)
+
+    with pytest.raises(ValueError, match=rf"a\.parquet: sample cost, column 'tokens': .*{message}"):
+        list(data.batches(0))
+
+
+def test_a_cost_column_that_is_not_there_is_found_before_anything_is_read(inputs):
+    with pytest.raises(ValueError, match="column 'tokens', needed as the sample cost"):
+        dataset(inputs, **BY_COST)
+
+
+def test_a_cost_of_nothing_is_refused(costly_inputs):
+    with pytest.raises(ValueError, match="batch_cost_size must be at least 1, got 0"):
+        dataset(costly_inputs, **BY_COST | {"batch_cost_size": 0})

@@ -277,6 +277,23 @@ def test_the_dataset_reads_prepared_data_as_the_raw_rows(folder, raw):
     assert from_prepared == from_raw
 
 
+def test_costs_of_rows_are_prepared_although_they_are_no_feature(folder, raw):
+    config = config_of(sample_cost_field="time", batch_cost_size=2000)
+    prepared = prepare_in(folder, config)
+    assert prepared.fingerprint != prepare_in(folder, output_dir=folder / "other").fingerprint
+    assert prepared.stats["train"]["columns"]["time@cost"]["min"] >= 0
+
+    config.data_config.fg_mode = data_pb2.FG_NONE
+    schema = build_schema(config)
+    path = str(prepared.path / "train")
+    data = build_dataset(config, schema, input_path=path, training=True, rank=0, world_size=1)
+    batches = [batch.labels["row"].numpy() for batch in data.batches(0)]
+
+    costs = [raw["time"].to_numpy()[rows].sum() for rows in batches]
+    assert max(costs) <= 2000
+    assert sum(map(len, batches)) == prepared.stats["train"]["rows"]
+
+
 def test_statistics_are_those_of_the_raw_rows(folder, raw):
     pq.write_table(raw.slice(0, 10), folder / "eval.parquet")
     prepared = prepare_in(folder, eval_input_path=str(folder / "eval.parquet"))

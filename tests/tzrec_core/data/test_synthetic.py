@@ -226,6 +226,13 @@ def test_watch_time_given_the_utility_is_independent_of_all_else(logs):
     assert abs(np.corrcoef(noise**2, utilities)[0, 1]) < limit
 
 
+def test_a_long_view_is_half_a_minute_or_more(logs):
+    rows, _ = logs
+
+    assert (rows["long_view"].to_numpy() == (rows["watch_time"].to_numpy() > 30)).mean() > 0.9999
+    assert 0.2 < rows["long_view"].to_numpy().mean() < 0.4
+
+
 def test_the_utility_is_a_function_of_the_written_columns(model, logs, draws):
     # What two rows write of a column they share must be what they share in the draws.
     for column in CATEGORICAL:

@@ -170,6 +170,11 @@ def test_an_ill_defined_feature_is_an_error_that_names_it(text, message):
             'feature_configs { raw_feature { feature_name: "k@id" } }',
             "feature_name 'k@id' is also the name of",
         ),
+        (
+            'data_config { sample_cost_field: "n" }'
+            'feature_configs { raw_feature { feature_name: "n@cost" } }',
+            "feature_name 'n@cost' is also the name of",
+        ),
     ],
 )
 def test_an_ill_defined_schema_is_an_error(config, message):
@@ -220,6 +225,27 @@ def test_a_column_that_a_metric_judges_against_is_a_label_too():
     assert schema.sample_weights == ("w",)
 
 
+def test_what_task_towers_name_is_part_of_the_batch():
+    schema = parse_schema(
+        """
+        data_config { label_fields: "click" sample_weight_fields: "w" }
+        model_config { mmoe {
+          task_towers { label_name: "click" sample_weight_name: "w"
+            losses { jrc_loss { session_name: "page" } }
+            metrics { ndcg_at_k { grouping_key: "user" } } }
+          task_towers { label_name: "buy" sample_weight_name: "w2"
+            task_space_indicator_label: "seen"
+            metrics { grouped_auc { grouping_key: "user" } label_name: "rating" }
+            metrics { grouped_xauc { grouping_key: "item" } } }
+        } }
+        """
+    )
+
+    assert schema.labels == ("click", "buy", "seen", "rating")
+    assert schema.sample_weights == ("w", "w2")
+    assert set(schema.group_keys) == {"page", "user", "item"}
+
+
 @pytest.mark.parametrize(("fg_mode", "column"), [("FG_NORMAL", "uid"), ("FG_NONE", "user")])
 def test_a_grouping_key_is_a_features_column_or_a_column(fg_mode, column):
     schema = parse_schema(
@@ -231,8 +257,9 @@ def test_a_grouping_key_is_a_features_column_or_a_column(fg_mode, column):
           metrics {{ grouped_auc {{ grouping_key: "user" }} }}
           metrics {{ grouped_auc {{ grouping_key: "session" }} }}
           metrics {{ grouped_xauc {{ grouping_key: "user" }} }}
+          losses {{ jrc_loss {{ session_name: "page" }} }}
         }}
         """
     )
 
-    assert schema.group_keys == {"user": column, "session": "session"}
+    assert schema.group_keys == {"user": column, "session": "session", "page": "page"}

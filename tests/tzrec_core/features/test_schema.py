@@ -1,6 +1,7 @@
 import pytest
 
 from tests.tzrec_core.features.parsing import parse_schema
+from tzrec_core.features.schema import BatchSchema
 
 CONFIG = """
 data_config { fg_mode: FG_NORMAL label_fields: "y" sample_weight_fields: "w" }
@@ -36,6 +37,13 @@ def test_encoded_ids_of_a_grouping_key_are_read_in_place_of_it():
     columns = parse_schema(CONFIG).raw_columns({"x", "z", "v", "y", "w", "g@id", "c@id"})
 
     assert sorted(columns) == ["c@id", "g@id", "v", "w", "x", "y", "z"]
+
+
+def test_an_encoded_cost_is_read_in_place_of_the_column():
+    schema = BatchSchema((), sample_cost="n")
+
+    assert schema.raw_columns(["n"]) == ("n",)
+    assert schema.raw_columns(["n", "n@cost"]) == ("n@cost",)
 
 
 def test_scoring_needs_only_the_columns_of_features():

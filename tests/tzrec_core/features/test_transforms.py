@@ -20,6 +20,7 @@ CONFIG = """
 data_config {
   fg_mode: FG_NORMAL
   label_fields: "click" label_fields: "watch_time" sample_weight_fields: "weight"
+  sample_cost_field: "tokens"
 }
 feature_configs { raw_feature {
   feature_name: "age" expression: "user:age_raw" default_value: "30"
@@ -62,6 +63,7 @@ COLUMNS = {
     "watch_time": (pa.float64(), st.floats(0, 1e6)),
     "weight": (pa.float32(), st.floats(0, 10, width=32)),
     "session": (pa.int64(), st.none() | st.integers(-5, 5)),
+    "tokens": (pa.int32(), st.integers(0, 9)),
 }
 ROWS = st.lists(st.fixed_dictionaries({name: values for name, (_, values) in COLUMNS.items()}))
 TYPES = {
@@ -78,6 +80,7 @@ TYPES = {
     "weight": pa.float32(),
     "city@id": pa.int64(),
     "session@id": pa.int64(),
+    "tokens@cost": pa.float64(),
 }
 
 
@@ -111,7 +114,8 @@ def test_encoded_columns_have_their_types_and_encoding_again_changes_nothing(row
 
 
 def test_encoded_columns_survive_parquet(tmp_path):
-    rows = [{name: None for name in COLUMNS} | {"click": 1, "watch_time": 1.0, "weight": 1.0}]
+    others = {"click": 1, "watch_time": 1.0, "weight": 1.0, "tokens": 1}
+    rows = [{name: None for name in COLUMNS} | others]
     once = encode(table_of(rows), RAW_SCHEMA).table
     pq.write_table(once, tmp_path / "part.parquet")
 
@@ -138,7 +142,7 @@ def test_counts_tell_what_was_lost():
         {"level": None, "tags": None, "town": "", "likes": ""},
         {"level": 1, "tags": "x,,x", "town": "rome", "likes": "1:1,2:1,10:1"},
     ]
-    others = {"click": 0, "watch_time": 0.0, "weight": 1.0}
+    others = {"click": 0, "watch_time": 0.0, "weight": 1.0, "tokens": 1}
     table = table_of([{name: None for name in COLUMNS} | others | row for row in rows])
     counts = encode(table, RAW_SCHEMA).counts
 
@@ -203,18 +207,27 @@ def test_a_string_key_has_its_signed_hash_as_id(values):
 
 
 SMALL = """
-data_config {{ fg_mode: {mode} label_fields: "y" sample_weight_fields: "w" }}
+data_config {{
+  fg_mode: {mode} label_fields: "y" sample_weight_fields: "w" sample_cost_field: "n" }}
 feature_configs {{ id_feature {{
   feature_name: "f" expression: "user:c" num_buckets: 5 embedding_dim: 4 }} }}
 model_config {{ metrics {{ grouped_auc {{ grouping_key: "g" }} }} }}
 """
-GOOD = {"c": [1, 2], "y": [0, 1], "w": [1.0, 2.0], "g": ["a", "b"]}
+GOOD = {"c": [1, 2], "y": [0, 1], "w": [1.0, 2.0], "g": ["a", "b"], "n": [3, 5]}
 
 
 def test_grouping_ids_of_encoded_data_win_over_the_key_itself():
-    raw = pa.table({"f": [1], "y": [0], "w": [1.0], "g": ["a"], "g@id": [17]})
+    raw = pa.table({"f": [1], "y": [0], "w": [1.0], "g": ["a"], "g@id": [17], "n": [0]})
 
     assert encode(raw, parse_schema(SMALL.format(mode="FG_NONE"))).table["g@id"].to_pylist() == [17]
+
+
+def test_a_feature_and_the_cost_of_a_row_may_be_the_same_column():
+    schema = parse_schema(SMALL.format(mode="FG_NORMAL").replace('"n"', '"c"'))
+
+    encoded = encode(pa.table(GOOD), schema).table
+
+    assert (encoded["f"].to_pylist(), encoded["c@cost"].to_pylist()) == ([1, 2], [1.0, 2.0])
 
 
 @pytest.mark.parametrize(
@@ -264,6 +277,11 @@ def test_a_column_may_be_label_and_weight():
         ({"w": [None, 1.0]}, "sample weight, column 'w': is null in 1 of 2 rows"),
         ({"w": [1.0, -2.0]}, "sample weight, column 'w': must be 0 or more, got -2.0"),
         ({"w": [np.inf, 1.0]}, "sample weight, column 'w': must be finite as float32, got inf"),
+        ({"n": [1, None]}, "sample cost, column 'n': is null in 1 of 2 rows"),
+        ({"n": [1, -2]}, "sample cost, column 'n': must be finite and 0 or more, got -2.0"),
+        ({"n": [1, np.nan]}, "sample cost, column 'n': must be finite and 0 or more, got nan"),
+        ({"n": [np.inf, 1]}, "sample cost, column 'n': must be finite and 0 or more, got inf"),
+        ({"n": ["1", "2"]}, "sample cost, column 'n': must be integers, floats .*, got string"),
         ({"g": [[1], [2]]}, "grouping key 'g', column 'g': ids must be integers, strings"),
         ({"g": [0.5, 1.0]}, "grouping key 'g', column 'g': ids must be integers, got 0.5"),
     ],
@@ -287,6 +305,7 @@ def test_nulls_of_a_label_are_counted_over_all_chunks():
         ("y", "a label"),
         ("w", "a sample weight"),
         ("g", "grouping key 'g'"),
+        ("n", "the sample cost"),
     ],
 )
 def test_a_missing_column_is_an_error_that_names_it_its_user_and_the_columns(missing, user):
