@@ -1,38 +1,52 @@
-"""Checkpoints: written aside and renamed, restored by any number of ranks, never in part.
+"""Checkpoints: found, checked, and restored by any number of ranks, whole or not at all.
 
 ::
 
+    model_dir/latest              text: the name of the newest checkpoint, for people and scripts
     model_dir/model.ckpt-<step>/
-        model/, optimizer/    named tensors (``tensor_files``)
-        plan                  JSON: which ranks held which table
-        dataloader_state.json JSON: how far training had come in the data
-        state.json            the step, and what else the trainer keeps
+        model/, optimizer/        named tensors (``tensor_files``)
+        ema/                      likewise: averages of dense parameters, if there are any
+        plan                      JSON: which ranks held which table
+        dataloader_state.json     JSON: how far training had come in the data
+        state.json                the step, and what else the trainer keeps
+        manifest.json             size and hash of every other file (``manifest``)
 
-A folder of that name is complete: until then its name is a hidden one. Apart from tensors there is
-only JSON in it. Learning rates are not in it: they follow from the config and the step.
+A folder of that name is complete: until then its name is a hidden one (``checkpoint_writer``).
+Apart from tensors there is only JSON in it. Learning rates are not in it: they follow from the
+config and the step.
+
+The newest checkpoint is the one of the greatest step. ``latest`` only repeats it and is never read:
+what it could say otherwise is where an interruption has left it behind.
 """
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.keyed import CombinedOptimizer
 
-from tzrec_core import tensor_files
+from tzrec_core import manifest, saved_plan, tensor_files
 from tzrec_core.distributed import Ranks, on_rank_0
+from tzrec_core.optim.state import create_state, named_state
 from tzrec_core.tensor_files import Shapes
 
+log = logging.getLogger(__name__)
+
+LATEST_FILE = "latest"
+DATA_FILE = "dataloader_state.json"
+STATE_FILE = "state.json"
+AVERAGES_FOLDER = "ema"
+PLAN_FILE = "plan"
 _NAME = re.compile(r"model\.ckpt-(\d+)")
-_DATA_FILE = "dataloader_state.json"
-_STATE_FILE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ class Position:
         step: Number of steps taken.
         epoch: Number of epochs completed.
         consumed: Rows used of each window of the data in the unfinished epoch, by all ranks.
-        state: What else the trainer gave to ``save``.
+        state: What else the trainer gave to be saved.
     """
 
     step: int
@@ -72,12 +86,13 @@ def latest(model_dir: Path) -> Path | None:
 
 
 def resolve(path: Path) -> Path:
-    """Returns ``path`` if it is a checkpoint, else the latest checkpoint in it.
+    """Returns ``path`` if it is a checkpoint, damaged or not, else the latest checkpoint in it.
 
     Raises:
         ValueError: It is neither a checkpoint nor a folder with one.
     """
-    if (path / _STATE_FILE).is_file():
+    is_named_like_one = _NAME.fullmatch(path.name) and path.is_dir()
+    if is_named_like_one or (path / manifest.FILE).is_file():
         return path
     newest = latest(path)
     if newest is None:
@@ -85,70 +100,54 @@ def resolve(path: Path) -> Path:
     return newest
 
 
+def latest_intact(model_dir: Path, ranks: Ranks) -> Path | None:
+    """Returns the newest checkpoint whose files are all as they were written, None without any.
+
+    Call it on every rank. Newer ones that are damaged are named in a warning and renamed to
+    ``model.ckpt-<step>.damaged``: they would stand in the way of those that are written next.
+
+    Raises:
+        ValueError: There are checkpoints, and all of them are damaged.
+    """
+    damaged: dict[str, str] = {}
+    for step in reversed(on_rank_0(ranks, lambda: steps(model_dir))):
+        path = checkpoint_path(model_dir, step)
+        problems = _damage(path, ranks)
+        if not problems:
+            on_rank_0(ranks, partial(_set_aside, damaged, path))
+            return path
+        damaged[path.name] = _listed(problems)
+    if damaged:
+        raise ValueError(
+            f"no checkpoint in {model_dir} is intact ({_listed_by_name(damaged)}); "
+            "restore one from a copy, or move them away to start anew"
+        )
+    return None
+
+
+def check_files(path: Path, ranks: Ranks | None) -> None:
+    """Checks that the checkpoint's files are as they were written; on every rank, or alone.
+
+    Raises:
+        ValueError: They are not, or there is no checkpoint; on every rank.
+    """
+    problems = _damage(path, ranks)
+    if problems:
+        raise ValueError(f"checkpoint {path} is damaged: {_listed(problems)}")
+
+
 def prune(model_dir: Path, *, keep: int, protect: set[int]) -> None:
     """Deletes all but the ``keep`` newest checkpoints (0: keeps all) and the steps in ``protect``.
 
     Call it on one rank.
     """
+    for leftover in model_dir.glob(".model.ckpt-*.deleted"):
+        shutil.rmtree(leftover)
     for step in steps(model_dir)[:-keep]:
         if step not in protect:
-            _delete(checkpoint_path(model_dir, step))
-
-
-def save(
-    model_dir: Path,
-    step: int,
-    ranks: Ranks,
-    *,
-    model: DistributedModelParallel,
-    optimizer: CombinedOptimizer,
-    epoch: int,
-    consumed: Mapping[int, int],
-    state: Mapping[str, Any],
-) -> Path:
-    """Writes the checkpoint of ``step`` and returns its folder; call it on every rank.
-
-    The folder appears under its name when it is complete, in place of an older one. What an
-    interrupted save has left behind is deleted.
-
-    Args:
-        model_dir: A folder that all ranks see.
-        step: Number of steps taken.
-        ranks: From ``distributed.process_group``.
-        model: From ``distributed.shard``.
-        optimizer: From ``optim.build.build_optimizer``, after at least one step.
-        epoch: Number of epochs completed.
-        consumed: Rows used of each window of the data in the unfinished epoch, by this rank; a
-            window that several ranks name counts once.
-        state: What else a restart needs; must survive JSON. Rank 0's is written.
-
-    Raises:
-        OSError: The checkpoint cannot be written; on every rank.
-        ValueError: A parameter has never had a gradient.
-    """
-    _check_optimizer_state(optimizer)
-    data_position = {"epoch": epoch, "consumed": _union(consumed, ranks)}
-    path = checkpoint_path(model_dir, step)
-    aside = path.with_name(f".{path.name}.incomplete")
-
-    def begin() -> None:
-        for leftover in path.parent.glob(".model.ckpt-*"):
-            shutil.rmtree(leftover)
-        aside.mkdir(parents=True)
-
-    def finish() -> None:
-        (aside / "plan").write_text(json.dumps(_plan(model), indent=1))
-        (aside / _DATA_FILE).write_text(json.dumps(data_position))
-        (aside / _STATE_FILE).write_text(json.dumps({"step": step, "state": dict(state)}))
-        if path.exists():
-            _delete(path)
-        aside.rename(path)
-
-    on_rank_0(ranks, begin)
-    tensor_files.write(aside / "model", model.state_dict(), ranks.control)
-    tensor_files.write(aside / "optimizer", _flat(optimizer), ranks.control)
-    on_rank_0(ranks, finish)
-    return path
+            path = checkpoint_path(model_dir, step)
+            # Renamed first: half deleted it must not be taken for a checkpoint.
+            shutil.rmtree(path.rename(path.with_name(f".{path.name}.deleted")))
 
 
 def read_position(path: Path) -> Position:
@@ -157,11 +156,10 @@ def read_position(path: Path) -> Position:
     Raises:
         ValueError: There is no checkpoint, or it is damaged.
     """
-    if not path.is_dir():
-        raise ValueError(f"there is no checkpoint {path}")
+    _check_exists(path)
     try:
-        data_position = json.loads((path / _DATA_FILE).read_text())
-        content = json.loads((path / _STATE_FILE).read_text())
+        data_position = json.loads((path / DATA_FILE).read_text())
+        content = json.loads((path / STATE_FILE).read_text())
         return Position(
             step=content["step"],
             epoch=data_position["epoch"],
@@ -178,6 +176,7 @@ def restore(
     *,
     model: DistributedModelParallel,
     optimizer: CombinedOptimizer | None,
+    is_checked: bool = False,
 ) -> Position:
     """Loads a checkpoint, of any number of ranks, into a sharded model; call it on every rank.
 
@@ -188,20 +187,24 @@ def restore(
         ranks: From ``distributed.process_group``.
         model: From ``distributed.shard``.
         optimizer: From ``optim.build.build_optimizer``; None leaves the saved state aside.
+        is_checked: ``latest_intact`` has just found it, and its files need not be read twice.
 
     Raises:
         ValueError: The checkpoint is damaged or is of another model or optimizer; on every rank.
     """
+    if not is_checked:
+        check_files(path, ranks)
     position = read_position(path)
     of_model, of_optimizer = path / "model", path / "optimizer"
     weights = model.state_dict()  # shares memory with the model, as the optimizer's state does
-    _compare(path, "model", tensor_files.shapes(of_model), _shapes(weights))
+    _compare(path, "model", tensor_files.shapes(of_model), shapes_of(weights))
     tensors_of_optimizer = {}
     if optimizer is not None:
-        _create_optimizer_state(optimizer)
-        tensors_of_optimizer = _flat(optimizer)
-        ours = _shapes_on_all_ranks(tensors_of_optimizer, ranks)
-        _compare(path, "optimizer", tensor_files.shapes(of_optimizer), ours)
+        create_state(optimizer)
+        tensors_of_optimizer = named_state(optimizer)
+        saved = tensor_files.shapes(of_optimizer)
+        check_plan(path, model, saved)
+        _compare(path, "optimizer", saved, shapes_on_all_ranks(tensors_of_optimizer, ranks))
     tensor_files.read(of_model, weights, ranks.control)
     if optimizer is not None:
         tensor_files.read(of_optimizer, tensors_of_optimizer, ranks.control)
@@ -216,86 +219,104 @@ def load_unsharded(path: Path, module: nn.Module) -> None:
     Raises:
         ValueError: The checkpoint is damaged or is of another model.
     """
-    read_position(path)  # raises if there is none
+    check_files(path, None)
     of_model = path / "model"
     weights = module.state_dict()
-    _compare(path, "model", tensor_files.shapes(of_model), _shapes(weights))
+    _compare(path, "model", tensor_files.shapes(of_model), shapes_of(weights))
     tensor_files.read(of_model, weights, None)
 
 
-def _delete(path: Path) -> None:
-    # Hidden first: a folder that is half deleted must not be taken for a checkpoint.
-    hidden = path.with_name(f".{path.name}.deleted")
-    path.rename(hidden)
-    shutil.rmtree(hidden)
+def load_averages(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks | None) -> None:
+    """Fills tensors with the checkpoint's averages of the dense parameters of their names.
+
+    Call it on every rank, or alone. Tensors that have no average stay as they are.
+
+    Raises:
+        ValueError: The checkpoint is damaged, has no averages, or is of another model.
+    """
+    folder = path / AVERAGES_FOLDER
+    if not folder.is_dir():
+        raise ValueError(
+            f"checkpoint {path} has no averages of dense parameters: it was trained without "
+            "dense_optimizer.ema; set use_dense_ema: false"
+        )
+    saved = tensor_files.shapes(folder)
+    ours = {name: tensor.detach() for name, tensor in tensors.items() if name in saved}
+    _compare(path, "model", saved, shapes_of(ours))
+    tensor_files.read(folder, ours, None if ranks is None else ranks.control)
 
 
-def _union(consumed: Mapping[int, int], ranks: Ranks) -> dict[int, int]:
-    of_ranks: list[Any] = [None] * ranks.world_size
-    dist.all_gather_object(of_ranks, dict(consumed), group=ranks.control)
-    union: dict[int, int] = {}
-    for windows in of_ranks:
-        for window, rows in windows.items():
-            union[window] = max(rows, union.get(window, 0))
-    return union
+def check_plan(path: Path, model: DistributedModelParallel, optimizer: Shapes) -> None:
+    """Checks that the optimizer state of a checkpoint can be resharded to the model's plan.
+
+    Raises:
+        ValueError: It cannot, or the checkpoint is damaged.
+    """
+    try:
+        plan = json.loads((path / PLAN_FILE).read_text())
+        problems = saved_plan.fixed_tables(plan, saved_plan.describe(model), optimizer)
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} is damaged: {PLAN_FILE}: {error!r}") from error
+    if problems:
+        raise ValueError(
+            f"checkpoint {path} has a rowwise optimizer's state, which cannot be carried over to "
+            f"other column shards: {_listed(problems)}. Shard these tables as they were, with "
+            "embedding_constraints, or leave the state aside with --ignore_restore_optimizer"
+        )
 
 
-def _plan(model: DistributedModelParallel) -> dict[str, dict[str, dict[str, Any]]]:
-    return {
-        path: {
-            table: {
-                "sharding_type": sharding.sharding_type,
-                "compute_kernel": sharding.compute_kernel,
-                "ranks": sharding.ranks,
-            }
-            for table, sharding in tables.items()
-        }
-        for path, tables in model.plan.plan.items()
-    }
-
-
-def _flat(optimizer: CombinedOptimizer) -> dict[str, Tensor]:
-    """Returns the optimizer's own state tensors by "<parameter>.<name of the state>"."""
-    return {
-        f"{parameter}.{name}": tensor
-        for parameter, state in optimizer.state_dict()["state"].items()
-        for name, tensor in state.items()
-    }
-
-
-def _dense_parts(optimizer: CombinedOptimizer) -> list[KeyedOptimizerWrapper]:
-    return [part for _, part in optimizer.optimizers if isinstance(part, KeyedOptimizerWrapper)]
-
-
-def _check_optimizer_state(optimizer: CombinedOptimizer) -> None:
-    for part in _dense_parts(optimizer):
-        without = [name for name, tensor in part.params.items() if not part.state.get(tensor)]
-        if 0 < len(without) < len(part.params):
-            # Every rank raises alike. A restart, which creates all state, would refuse this later.
-            raise ValueError(
-                f"the model never uses these parameters, they have had no gradient: {without}"
-            )
-
-
-def _create_optimizer_state(optimizer: CombinedOptimizer) -> None:
-    """Creates what torch leaves to the first step, which must be there to be filled."""
-    for part in _dense_parts(optimizer):
-        weights = {name: weight.detach().clone() for name, weight in part.params.items()}
-        part.init_state()  # a step with gradients 0, in which weights may still decay
-        part.zero_grad()
-        with torch.no_grad():
-            for name, weight in part.params.items():
-                weight.copy_(weights[name])
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """Returns the shapes of named tensors, whole ones where they are sharded."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _shapes_on_all_ranks(tensors: Mapping[str, Tensor], ranks: Ranks) -> Shapes:
+def shapes_on_all_ranks(tensors: Mapping[str, Tensor], ranks: Ranks) -> Shapes:
+    """Returns the shapes of the tensors that any rank has; call it on every rank."""
     of_ranks: list[Any] = [None] * ranks.world_size
-    dist.all_gather_object(of_ranks, _shapes(tensors), group=ranks.control)
+    dist.all_gather_object(of_ranks, shapes_of(tensors), group=ranks.control)
     return {name: shape for shapes in of_ranks for name, shape in shapes.items()}
+
+
+def _damage(path: Path, ranks: Ranks | None) -> list[str]:
+    _check_exists(path)
+    if ranks is None:
+        return manifest.damage(path, rank=0, world_size=1)
+    of_ranks: list[Any] = [None] * ranks.world_size
+    mine = manifest.damage(path, rank=ranks.rank, world_size=ranks.world_size)
+    dist.all_gather_object(of_ranks, mine, group=ranks.control)
+    # Ranks that cannot read the manifest say so alike.
+    return sorted({problem for problems in of_ranks for problem in problems})
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_dir():
+        raise ValueError(f"there is no checkpoint {path}")
+
+
+def _set_aside(damaged: Mapping[str, str], intact: Path) -> None:
+    if not damaged:
+        return
+    for name in damaged:
+        aside = intact.with_name(f"{name}.damaged")
+        if aside.exists():
+            shutil.rmtree(aside)
+        intact.with_name(name).rename(aside)
+    log.warning(
+        "DAMAGED CHECKPOINTS in %s: %s. Going on from %s; what was trained after it is lost. "
+        "They are kept as model.ckpt-<step>.damaged; nothing needs them.",
+        intact.parent,
+        _listed_by_name(damaged),
+        intact.name,
+    )
+
+
+def _listed_by_name(damaged: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {problems}" for name, problems in damaged.items())
+
+
+def _listed(problems: list[str]) -> str:
+    more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+    return "; ".join(problems[:10]) + more
 
 
 def _compare(path: Path, part: str, saved: Shapes, ours: Shapes) -> None:
@@ -314,7 +335,4 @@ def _compare(path: Path, part: str, saved: Shapes, ours: Shapes) -> None:
         ),
     ]
     if differences:
-        more = f"; and {len(differences) - 10} more" if len(differences) > 10 else ""
-        raise ValueError(
-            f"checkpoint {path} is of another {part}: " + "; ".join(differences[:10]) + more
-        )
+        raise ValueError(f"checkpoint {path} is of another {part}: {_listed(differences)}")

@@ -5,8 +5,12 @@ Nothing that is read is executed. DCP loads tensors with ``weights_only``, but i
 refer to the records of names, shapes and file offsets that DCP writes, and to tensors.
 """
 
+import io
+import os
 import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import (
+    FileSystem,
+    FileSystemReader,
+    FileSystemWriter,
+)
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+
+from tzrec_core.manifest import FileRecord, HashedWriter
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -39,19 +49,27 @@ _RECORDS = frozenset(
 )
 
 
-def write(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup) -> None:
+def write(
+    folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup
+) -> dict[str, FileRecord]:
     """Writes the tensors of all ranks; call it on every rank of ``group``.
 
     A DTensor's shards come from the ranks that hold them; a plain tensor is the same on all ranks
-    that have it.
+    that have it. What returns is on the disk, but for the names of the files in the folder.
+
+    Returns:
+        By name in the folder, what the files that this rank has written consist of.
 
     Raises:
         OSError: A rank could not write its part; on every rank.
     """
+    writer = FileSystemWriter(folder)
+    writer.fs = files = _HashingFileSystem()
     try:
-        save(dict(tensors), storage_writer=FileSystemWriter(folder), process_group=group)
+        save(dict(tensors), storage_writer=writer, process_group=group)
     except CheckpointException as error:  # which is not an Exception
         raise OSError(f"cannot write {folder}: {_reason(error)}") from error
+    return files.written
 
 
 def read(folder: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
@@ -91,6 +109,27 @@ def shapes(folder: Path) -> Shapes:
     }
 
 
+class _HashingFileSystem(FileSystem):
+    """Knows what the files that were written through it consist of."""
+
+    def __init__(self) -> None:
+        self.written: dict[str, FileRecord] = {}
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        assert mode == "wb"
+        with HashedWriter(path) as file:
+            try:
+                yield file
+            except RuntimeError as error:  # torch.save's of a failing write, without its reason
+                raise file.failure or error from error
+        self.written[Path(path).name] = file.record()
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        super().rename(path, new_path)
+        self.written[Path(new_path).name] = self.written.pop(Path(path).name)
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
@@ -108,6 +147,9 @@ class _Reader(FileSystemReader):
             for name, entry in metadata.state_dict_metadata.items():
                 if not isinstance(entry, TensorStorageMetadata):
                     raise TypeError(f"{name} is not a tensor")
+            for place in metadata.storage_data.values():
+                if Path(place.relative_path).name != place.relative_path:
+                    raise ValueError(f"{place.relative_path} is not a file beside it")
         except Exception as error:  # a damaged pickle raises anything
             raise ValueError(f"cannot read {index}: {error}") from error
         return metadata

@@ -1,76 +1,24 @@
 """Checkpoints continue a training on any number of ranks, whole or not at all."""
 
 import json
+import logging
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from torch import Tensor, nn
 from torchrec import EmbeddingBagConfig
 
 from tests.distributed.ranks import RankError, run
-from tests.tzrec_core.small_model import TABLES, Rows, SmallModel, local_weights, whole
-from tzrec_core import checkpoint
-from tzrec_core.distributed import Ranks, agree, shard, train_pipeline
-from tzrec_core.optim.build import build_optimizer
-from tzrec_core.optim.sparse import (
-    SparseRule,
-    adagrad,
-    apply_sparse_optimizer,
-    rowwise_adagrad,
-    sgd,
-)
-from tzrec_core.protos import optimizer_pb2
-
-ADAGRAD = adagrad(lr=0.5, gradient_clipping=False, max_gradient=1.0, initial_accumulator_value=0.1)
-ROWWISE = rowwise_adagrad(lr=0.5, gradient_clipping=False, max_gradient=1.0)
-SGD = sgd(lr=0.5, gradient_clipping=False, max_gradient=1.0)
-DENSE = {
-    "adam": optimizer_pb2.DenseOptimizer(adam_optimizer=optimizer_pb2.AdamOptimizer(lr=0.1)),
-    "adamw": optimizer_pb2.DenseOptimizer(
-        adamw_optimizer=optimizer_pb2.AdamWOptimizer(lr=0.1, weight_decay=0.5, amsgrad=True)
-    ),
-    "momentum": optimizer_pb2.DenseOptimizer(
-        sgd_optimizer=optimizer_pb2.SGDOptimizer(lr=0.3, momentum=0.9, weight_decay=0.1)
-    ),
-    "adagrad": optimizer_pb2.DenseOptimizer(
-        adagrad_optimizer=optimizer_pb2.AdagradOptimizer(lr=0.1, initial_accumulator_value=0.2)
-    ),
-    "plain": optimizer_pb2.DenseOptimizer(
-        sgd_optimizer=optimizer_pb2.SGDOptimizer(lr=0.3, momentum=0.0)
-    ),
-}
-
-
-def build(ranks: Ranks, rule: SparseRule, dense: str, model: nn.Module, seed: int = 1):
-    torch.manual_seed(seed)
-    apply_sparse_optimizer(model, rule)
-    sharded = shard(model, ranks, batch_size=8, seed=seed)
-    return sharded, build_optimizer(DENSE[dense], sharded, rule)
-
-
-def train(ranks: Ranks, model, optimizer, first: int, last: int) -> None:
-    """Trains on rows first .. last, 8 a step, each rank on its share of every 8."""
-    rows = Rows(48)
-    share = 8 // ranks.world_size
-    starts = [start + ranks.rank * share for start in range(first, last, 8)]
-    batches = agree(
-        iter([rows.batch(start, start + share) for start in starts]),
-        ranks,
-        loss_weight="w",
-        drop_remainder=False,
-        empty=rows.batch(0, 0),
-    )
-    pipeline = train_pipeline(model, optimizer, ranks)
-    for _ in starts:
-        pipeline.progress(batches)
-
-
-def save(ranks: Ranks, model_dir: Path, step: int, model, optimizer, **changes) -> Path:
-    position = {"epoch": 0, "consumed": {}, "state": {}, **changes}
-    return checkpoint.save(model_dir, step, ranks, model=model, optimizer=optimizer, **position)
+from tests.tzrec_core.log_messages import messages
+from tests.tzrec_core.small_model import TABLES, SmallModel, local_weights, whole
+from tests.tzrec_core.small_training import ADAGRAD, ROWWISE, SGD, build, save, train
+from tzrec_core import checkpoint, manifest
+from tzrec_core.distributed import Ranks
+from tzrec_core.optim.sparse import SparseRule
 
 
 def train_and_save(
@@ -154,10 +102,13 @@ def copied(path: Path, tmp_path: Path) -> Path:
 def test_the_folder_holds_tensors_and_json_and_nothing_hidden_stays(saved_by_two):
     path, _, _ = saved_by_two
 
-    assert [entry.name for entry in path.parent.iterdir()] == ["model.ckpt-3"]
+    assert {entry.name for entry in path.parent.iterdir()} == {"model.ckpt-3", "latest"}
+    assert (path.parent / "latest").read_text() == "model.ckpt-3\n"
     assert {entry.name for entry in path.iterdir()} == {
-        "model", "optimizer", "plan", "dataloader_state.json", "state.json"
+        "model", "optimizer", "plan", "dataloader_state.json", "state.json", "manifest.json"
     }  # fmt: skip
+    files = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    assert json.loads((path / "manifest.json").read_text()).keys() == files - {"manifest.json"}
     plan = json.loads((path / "plan").read_text())
     assert plan.keys() == {"ebc"}
     assert plan["ebc"].keys() == {table.name for table in TABLES}
@@ -262,35 +213,151 @@ def load(path: Path) -> None:
     checkpoint.load_unsharded(path, SmallModel().to_empty(device="cpu"))
 
 
-def test_a_truncated_file_is_an_error_that_names_it(saved_by_two, tmp_path):
-    path = copied(saved_by_two[0], tmp_path)
-    for file in (path / "model").glob("*.distcp"):
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+def damage(path: Path, name: str, how: str) -> str:
+    """Damages a file of a checkpoint; returns what is to be said of it."""
+    file = path / name
+    content = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+        return f"{name} is missing"
+    if how == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+        return f"{name} has {len(content) // 2} bytes, not {len(content)}"
+    middle = len(content) // 2
+    file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    return f"{name} has another content"
 
-    with pytest.raises(ValueError, match=f"cannot read {path}/model"):
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "altered"])
+def test_a_damaged_file_is_an_error_that_names_it(saved_by_two, tmp_path, how):
+    files = [file for file in saved_by_two[0].rglob("*") if file.is_file()]
+    names = [str(file.relative_to(saved_by_two[0])) for file in files]
+    assert len(names) == 10  # of each part an index and a file of each rank, and four of JSON
+
+    for number, name in enumerate(sorted(set(names) - {"manifest.json"})):
+        path = copied(saved_by_two[0], tmp_path / str(number))
+        problem = damage(path, name, how)
+        with pytest.raises(ValueError, match="damaged") as caught:
+            load(path)
+        assert str(caught.value) == f"checkpoint {path} is damaged: {problem}"
+
+
+def test_a_file_that_nobody_has_written_down_does_not_matter(saved_by_two, tmp_path):
+    path = copied(saved_by_two[0], tmp_path)
+    (path / "notes.txt").write_text("the good one")
+
+    load(path)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[1]", '{"plan": {"bytes": 1}}'])
+def test_a_checkpoint_without_a_sound_manifest_is_damaged(saved_by_two, tmp_path, content):
+    path = copied(saved_by_two[0], tmp_path)
+    (path / "manifest.json").unlink()
+    if content is not None:
+        (path / "manifest.json").write_text(content)
+
+    with pytest.raises(ValueError, match=f"checkpoint {path} is damaged: manifest.json "):
         load(path)
 
 
-def test_a_truncated_file_is_an_error_on_every_rank(saved_by_two, tmp_path):
+def test_a_damaged_file_is_the_same_error_on_every_rank(saved_by_two, tmp_path):
     path = copied(saved_by_two[0], tmp_path)
-    file = path / "model" / "__0_0.distcp"
-    file.write_bytes(file.read_bytes()[:100])
+    problems = [damage(path, f"model/__{rank}_0.distcp", "truncated") for rank in (0, 1)]
 
-    with pytest.raises(RankError, match=f"ValueError: cannot read {path}/model"):
-        run(restore_and_train, 2, path, ADAGRAD, "adam", True, timeout=60)
+    (message, unchanged), on_rank_1 = run(failing_restore, 2, path, False, "adam")
+
+    assert message == f"checkpoint {path} is damaged: {'; '.join(problems)}"
+    assert unchanged
+    assert on_rank_1 == (message, True)
+
+
+def find_intact(ranks: Ranks, model_dir: Path) -> tuple[Path | str | None, list[str]]:
+    """Returns the checkpoint to go on from, or the error, and this rank's warnings."""
+    with messages(logging.WARNING) as warnings:
+        try:
+            return checkpoint.latest_intact(model_dir, ranks), warnings
+        except ValueError as error:
+            return str(error), warnings
+
+
+def find_intact_in_all(ranks: Ranks, model_dirs: list[Path]):
+    return [find_intact(ranks, model_dir) for model_dir in model_dirs]
+
+
+def test_the_newest_intact_checkpoint_is_found_and_damaged_ones_are_named(saved_by_two, tmp_path):
+    good, some, bad, none = (tmp_path / name for name in ("good", "some", "bad", "none"))
+    problems = {}
+    for folder in (good, some, bad):
+        for step in (9, 10, 11):
+            copied(saved_by_two[0], folder / "copy").rename(folder / f"model.ckpt-{step}")
+    for step in (10, 11):
+        problems[step] = damage(some / f"model.ckpt-{step}", "optimizer/__1_0.distcp", "altered")
+    for step in (9, 10, 11):
+        damage(bad / f"model.ckpt-{step}", "plan", "missing")
+    (some / "latest").write_text("model.ckpt-11\n")  # nothing follows it
+    (some / "model.ckpt-11.damaged").mkdir()  # an older one
+
+    of_rank_0, of_rank_1 = run(find_intact_in_all, 2, [good, some, bad, none])
+
+    assert [found for found, _ in of_rank_0] == [found for found, _ in of_rank_1]
+    (in_good, no_warning), (in_some, [warning]), (in_bad, _), (in_none, _) = of_rank_0
+    assert in_good == good / "model.ckpt-11"
+    assert no_warning == []
+    assert in_some == some / "model.ckpt-9"
+    for step in (10, 11):
+        assert f"model.ckpt-{step}: {problems[step]}" in warning
+    assert "Going on from model.ckpt-9" in warning
+    assert checkpoint.steps(some) == [9]
+    assert (some / "model.ckpt-11.damaged" / "plan").exists()
+    assert "is intact (model.ckpt-11: plan is missing; model.ckpt-10: plan is missing" in in_bad
+    assert checkpoint.steps(bad) == [9, 10, 11]
+    assert in_none is None
+    assert all(warnings == [] for _, warnings in of_rank_1)
+
+
+def sign(path: Path) -> None:
+    """Writes a manifest for the files as they are, as whoever has altered them can."""
+    files = {}
+    for file in path.rglob("*"):
+        if file.is_file() and file.name != manifest.FILE:
+            content = file.read_bytes()
+            digest = xxhash.xxh3_128(content).hexdigest()
+            files[str(file.relative_to(path))] = manifest.FileRecord(len(content), digest)
+    manifest.write(path, files)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "noise"])
-def test_a_damaged_index_is_an_error_that_names_it(saved_by_two, tmp_path, damage):
+def test_a_useless_index_is_an_error_that_names_it(saved_by_two, tmp_path, damage):
     path = copied(saved_by_two[0], tmp_path)
     index = path / "model" / ".metadata"
     if damage == "missing":
         index.unlink()
     else:
         index.write_bytes(b"" if damage == "empty" else os.urandom(200))
+    sign(path)
 
     with pytest.raises(ValueError, match=f"cannot read {index}"):
         load(path)
+
+
+def test_useless_tensors_are_an_error_on_every_rank(saved_by_two, tmp_path):
+    path = copied(saved_by_two[0], tmp_path)
+    (path / "model" / "__0_0.distcp").write_bytes(os.urandom(100))
+    sign(path)
+
+    with pytest.raises(RankError, match=f"ValueError: cannot read {path}/model"):
+        run(restore_and_train, 2, path, ADAGRAD, "adam", True, timeout=60)
+
+
+def test_a_useless_plan_is_an_error_that_names_it(saved_by_two, tmp_path):
+    path = copied(saved_by_two[0], tmp_path)
+    (path / "plan").write_text('{"ebc": {"c": []}}')
+    sign(path)
+
+    [(message, unchanged)] = run(failing_restore, 1, path, False, "adam")
+
+    assert message.startswith(f"checkpoint {path} is damaged: plan: ")
+    assert unchanged
 
 
 class Attack:
@@ -305,6 +372,7 @@ def test_an_index_that_carries_code_is_refused_and_not_run(saved_by_two, tmp_pat
     path = copied(saved_by_two[0], tmp_path)
     index = path / "model" / ".metadata"
     index.write_bytes(pickle.dumps(Attack(tmp_path / "attacked")))
+    sign(path)
 
     with pytest.raises(ValueError, match=r"cannot read .*it refers to \w+.mkdir"):
         load(path)
@@ -319,8 +387,23 @@ def test_objects_that_are_not_tensors_are_refused(saved_by_two, tmp_path):
     entry = torch.distributed.checkpoint.metadata.BytesStorageMetadata()
     metadata.state_dict_metadata["head.linear.bias"] = entry
     index.write_bytes(pickle.dumps(metadata))
+    sign(path)
 
     with pytest.raises(ValueError, match=r"head\.linear\.bias is not a tensor"):
+        load(path)
+
+
+def test_an_index_of_files_elsewhere_is_refused(saved_by_two, tmp_path):
+    path = copied(saved_by_two[0], tmp_path)
+    index = path / "model" / ".metadata"
+    metadata = pickle.loads(index.read_bytes())
+    next(iter(metadata.storage_data.values())).relative_path = "../../elsewhere"
+    index.write_bytes(pickle.dumps(metadata))
+    sign(path)
+
+    with pytest.raises(
+        ValueError, match=r"cannot read .*\.\./\.\./elsewhere is not a file beside it"
+    ):
         load(path)
 
 
@@ -342,26 +425,6 @@ def test_no_checkpoint_is_an_error(tmp_path):
 
 
 # what is on disk
-
-
-def save_often(ranks: Ranks, model_dir: Path) -> list[bool]:
-    model, optimizer = build(ranks, ADAGRAD, "adam", SmallModel())
-    train(ranks, model, optimizer, 0, 8)
-    with pytest.raises(TypeError):  # on every rank, though rank 0 alone writes JSON
-        save(ranks, model_dir, 1, model, optimizer, state={"not JSON": object()})
-    left = [bool(list(model_dir.glob(".*"))), checkpoint.steps(model_dir) == []]
-    save(ranks, model_dir, 2, model, optimizer, state={"attempt": 1})
-    save(ranks, model_dir, 2, model, optimizer, state={"attempt": 2})
-    with pytest.raises(OSError, match=r"Not a directory|File exists"):
-        save(ranks, model_dir / "model.ckpt-2" / "state.json", 3, model, optimizer)
-    return left
-
-
-def test_a_failed_save_is_no_checkpoint_and_a_repeated_one_replaces_it(tmp_path):
-    assert run(save_often, 2, tmp_path) == [[True, True]] * 2
-
-    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt-2"]
-    assert checkpoint.read_position(tmp_path / "model.ckpt-2").state == {"attempt": 2}
 
 
 class WithUnusedParameter(SmallModel):
@@ -407,6 +470,14 @@ def test_a_checkpoint_or_the_latest_in_a_folder_is_resolved(saved_by_two):
 
     assert checkpoint.resolve(path) == path
     assert checkpoint.resolve(path.parent) == path
+
+
+def test_a_damaged_checkpoint_is_not_replaced_by_another_when_it_was_named(saved_by_two, tmp_path):
+    path = copied(saved_by_two[0], tmp_path)
+    for name in ("state.json", "manifest.json"):
+        (path / name).unlink()
+
+    assert checkpoint.resolve(path) == path
 
 
 @pytest.mark.parametrize(
