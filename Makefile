@@ -15,7 +15,7 @@ LOCK := requirements/dev-cuda.lock
 endif
 PROTOS := $(wildcard protos/*.proto)
 
-.PHONY: help setup lock protos test lint format typecheck demo compile mlflow-ui bench clean
+.PHONY: help setup lock protos test lint format typecheck demo compile mlflow-ui bench bench-metrics bench-evaluation-memory bench-checkpoints clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -65,6 +65,15 @@ mlflow-ui: setup ## Open the local runs at http://127.0.0.1:5000
 
 bench: setup ## Measure training and its parts; prints ratios
 	$(BIN)/python -m benchmarks.throughput
+
+bench-metrics: setup ## Compare the exact metrics with sampling, loops and libraries; prints ratios
+	$(BIN)/python -m benchmarks.metrics $(BENCH_FLAGS)
+
+bench-evaluation-memory: setup ## Measure time and peak memory of exact metrics, in memory and on disk
+	$(BIN)/python -m benchmarks.evaluation_memory $(BENCH_FLAGS)
+
+bench-checkpoints: setup ## Measure what saving costs a training, at once and in the background
+	$(BIN)/python -m benchmarks.checkpoints $(BENCH_FLAGS)
 
 clean: ## Delete build/ (the demo too), caches and generated code; keeps .venv, runs/ and mlflow.db
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \

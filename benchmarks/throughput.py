@@ -10,6 +10,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from tzrec_core.assembly import assemble, share_of_rows
@@ -20,6 +21,7 @@ from tzrec_core.data.collate import empty_batch
 from tzrec_core.data.prepare import prepare
 from tzrec_core.distributed import agree, process_group, train_pipeline
 from tzrec_core.features.build import encoded_edits
+from tzrec_core.tasks import loss_weights
 
 CONFIG = Path(__file__).parents[1] / "pipelines" / "configs" / "demo.config"
 
@@ -73,9 +75,8 @@ def measure(folder: Path, *, rows: int, batch_size: int, rounds: int) -> None:
 
         def train(batches: Iterable[Batch]) -> int:
             empty = empty_batch(job.schema)
-            agreed = agree(
-                iter(batches), ranks, loss_weight=None, drop_remainder=False, empty=empty
-            )
+            weigh = partial(loss_weights, job.tasks)
+            agreed = agree(iter(batches), ranks, weigh=weigh, drop_remainder=False, empty=empty)
             num_rows = 0
             while True:
                 try:

@@ -4,69 +4,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from tzrec_core import checkpoint
-from tzrec_core.batch import Batch
 from tzrec_core.data.build import build_dataset
 from tzrec_core.data.dataset import Dataset
 from tzrec_core.distributed import Ranks, shard
 from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema
 from tzrec_core.models.build import build_model
-from tzrec_core.models.rank_model import RankModel
-from tzrec_core.optim.build import build_dense_factory, build_optimizer, build_sparse_rule
-from tzrec_core.optim.sparse import apply_sparse_optimizer
-from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import (
-    Task,
-    TaskMetrics,
-    TrainMetrics,
-    build_task,
-    predictions,
-    task_losses,
+from tzrec_core.optim.build import (
+    build_dense_factory,
+    build_loss_scale,
+    build_optimizer,
+    build_stepper,
 )
+from tzrec_core.optim.dense import assign, dense_parameters
+from tzrec_core.optim.pareto import ParetoBalance
+from tzrec_core.optim.precision import autocast_dtype
+from tzrec_core.optim.sparse import apply_sparse_optimizer, kernel_for, sgd
+from tzrec_core.optim.stepping import Stepper
+from tzrec_core.optim.tables.build import build_sparse_rule
+from tzrec_core.protos import eval_pb2, export_pb2
+from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.task_metrics import TaskMetrics, TrainMetrics
+from tzrec_core.task_model import TaskModel
+from tzrec_core.tasks import Task, build_tasks
 
 SEED = 0
 """Of initial values and of the order of rows."""
-
-Losses = dict[str, Tensor]
-Predictions = dict[str, Tensor]
-StepOutput = tuple[Losses, Predictions, Batch]
-
-
-class Scoring(nn.Module):
-    """What a task makes of logits; a module because the GPU's train pipeline traces the model.
-
-    Tracing stops at modules without embedding tables, so nothing in here needs to be traceable.
-    """
-
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self.task = task
-
-    def forward(self, logits: Tensor, batch: Batch) -> tuple[Tensor, StepOutput]:
-        # Rows that are only to be scored come without their label.
-        losses = task_losses(self.task, logits, batch) if self.task.label in batch.labels else {}
-        total = sum(losses.values(), logits.new_zeros(()))
-        detached = {name: loss.detach() for name, loss in losses.items()}
-        return total, (detached, predictions(self.task, logits.detach()), batch)
-
-
-class TaskModel(nn.Module):
-    """A model with its task: scores a batch and says how wrong it was."""
-
-    def __init__(self, model: RankModel, task: Task) -> None:
-        super().__init__()
-        self.model = model
-        self.scoring = Scoring(task)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, StepOutput]:
-        """Returns the 0-d loss to minimise and, detached, (losses, predictions, batch)."""
-        total, output = self.scoring(self.model(batch), batch)
-        return total, output
 
 
 @dataclass(frozen=True)
@@ -76,36 +43,77 @@ class Job:
     Attributes:
         model: The sharded ``TaskModel``.
         optimizer: Of sparse and dense parameters.
+        stepper: What trains them with it.
         schema: What a batch is made of.
+        tasks: What the model is trained for.
     """
 
     model: DistributedModelParallel
     optimizer: CombinedOptimizer
+    stepper: Stepper
     schema: BatchSchema
-    task: Task
+    tasks: tuple[Task, ...]
 
 
-def assemble(config: EasyRecConfig, ranks: Ranks) -> Job:
+def assemble(config: EasyRecConfig, ranks: Ranks, *, training: bool = True) -> Job:
     """Builds and shards the model and its optimizer on every rank.
+
+    Args:
+        config: Of the model.
+        ranks: From ``process_group``.
+        training: False spares the memory of the sparse optimizer's state, and takes a sparse
+            optimizer that this kind of device does not have.
 
     Raises:
         ValueError: The config asks for what cannot be built, or the tables do not fit.
     """
-    schema = build_schema(config)
-    task = build_task(config)
+    schema, train_config = build_schema(config), config.train_config
+    tasks = build_tasks(config)
     torch.manual_seed(SEED)
     model = TaskModel(
-        build_model(config.model_config, schema.features, device=torch.device("meta")), task
+        build_model(config.model_config, schema.features, device=torch.device("meta")), tasks
     )
-    rule = build_sparse_rule(config.train_config.sparse_optimizer)
+    head = model.model.head
+    head.training_dtype = autocast_dtype(train_config.mixed_precision)
+    model.scoring.loss_scale = build_loss_scale(train_config)
+    rule = sgd(lr=0.0, gradient_clipping=False, max_gradient=1.0)
+    if training:
+        rule = build_sparse_rule(train_config.sparse_optimizer, device_type=ranks.device.type)
     apply_sparse_optimizer(model, rule)
-    sharded = shard(model, ranks, batch_size=config.data_config.batch_size, seed=SEED)
-    optimizer = build_optimizer(config.train_config.dense_optimizer, sharded, rule)
-    return Job(model=sharded, optimizer=optimizer, schema=schema, task=task)
+    with kernel_for(rule):
+        sharded = shard(model, ranks, batch_size=config.data_config.batch_size, seed=SEED)
+    if config.model_config.use_pareto_loss_weight:
+        bounds = [task.least_share for task in tasks]
+        parameters = list(dense_parameters(sharded).values())
+        model.scoring.balance = ParetoBalance(parameters, bounds, ranks)
+    optimizer = build_optimizer(train_config.dense_optimizer, sharded, rule)
+    stepper = build_stepper(
+        train_config,
+        sharded,
+        optimizer,
+        ranks,
+        gate=head.gate,
+        loss_scale=model.scoring.loss_scale,
+    )
+    return Job(model=sharded, optimizer=optimizer, stepper=stepper, schema=schema, tasks=tasks)
 
 
-def unsharded(config: EasyRecConfig, path: Path) -> TaskModel:
+def uses_averages(
+    config: EasyRecConfig, purpose: eval_pb2.EvalConfig | export_pb2.ExportConfig
+) -> bool:
+    """Returns whether averages take the place of dense parameters in evaluation or export."""
+    if purpose.HasField("use_dense_ema"):
+        return bool(purpose.use_dense_ema)
+    return bool(config.train_config.dense_optimizer.HasField("ema"))
+
+
+def unsharded(config: EasyRecConfig, path: Path, *, averaged: bool = False) -> TaskModel:
     """Returns the model of checkpoint ``path`` on the CPU, in evaluation mode, whole in memory.
+
+    Args:
+        config: Of the model.
+        path: A checkpoint's folder.
+        averaged: Take the averages of dense parameters in their place.
 
     Raises:
         ValueError: The checkpoint is damaged or of another model.
@@ -113,14 +121,16 @@ def unsharded(config: EasyRecConfig, path: Path) -> TaskModel:
     schema = build_schema(config)
     model = TaskModel(
         build_model(config.model_config, schema.features, device=torch.device("cpu")),
-        build_task(config),
+        build_tasks(config),
     )
     checkpoint.load_unsharded(path, model)
+    if averaged:
+        checkpoint.load_averages(path, dict(model.named_parameters()), None)
     return model.eval()
 
 
 def check_model(config: EasyRecConfig) -> None:
-    """Builds the model, its task and metrics and its optimizers' rules, without memory for weights.
+    """Builds the model, its tasks, metrics and optimizers' rules, without memory for weights.
 
     A mistake that only building finds, such as an activation that does not exist, shows up here
     before anything expensive has been done.
@@ -131,11 +141,18 @@ def check_model(config: EasyRecConfig) -> None:
     schema = build_schema(config)
     TaskMetrics(config)
     TrainMetrics(config)
-    build_sparse_rule(config.train_config.sparse_optimizer)
-    build_dense_factory(config.train_config.dense_optimizer)
+    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    rule = build_sparse_rule(config.train_config.sparse_optimizer, device_type=device_type)
+    dense = config.train_config.dense_optimizer
+    for optimizer in (dense, *dense.part_optimizers):
+        build_dense_factory(optimizer)
     meta = torch.device("meta")
     with meta:
-        build_model(config.model_config, schema.features, device=meta)
+        model = TaskModel(
+            build_model(config.model_config, schema.features, device=meta), build_tasks(config)
+        )
+    apply_sparse_optimizer(model, rule)
+    assign(dense_parameters(model), [part.regex_pattern for part in dense.part_optimizers])
 
 
 def share_of_rows(

@@ -25,8 +25,12 @@ class Batch(Pipelineable):
         sample_weights: [B] float32 by the name of the weight.
         group_ids: [B] int64 by grouping key, ``NULL_ID`` where the key is null.
         position: Rows consumed of each window of the data once this batch is.
-        normalizer: 0-d float32, the divisor of the summed loss: the sum of the loss weights over
-            all ranks divided by the number of ranks; None where each rank stands alone.
+        normalizer: float32, the divisors of the summed losses, one for each task: the sum of the
+            loss weights over all ranks divided by the number of ranks; None where each rank stands
+            alone.
+        share: float32, for each task this batch's part, in loss weight over all ranks, of the
+            batches whose gradients are accumulated; None where there is nothing to share.
+        completes_step: Whether it is the last one of those.
     """
 
     dense: Tensor
@@ -37,6 +41,8 @@ class Batch(Pipelineable):
     group_ids: dict[str, Tensor]
     position: dict[int, int]
     normalizer: Tensor | None = None
+    share: Tensor | None = None
+    completes_step: bool = True
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -63,6 +69,7 @@ class Batch(Pipelineable):
             sample_weights={name: move(weight) for name, weight in self.sample_weights.items()},
             group_ids={key: move(ids) for key, ids in self.group_ids.items()},
             normalizer=None if self.normalizer is None else move(self.normalizer),
+            share=None if self.share is None else move(self.share),
         )
 
     def pin_memory(self) -> "Batch":
@@ -76,10 +83,11 @@ class Batch(Pipelineable):
             sample_weights={name: w.pin_memory() for name, w in self.sample_weights.items()},
             group_ids={key: ids.pin_memory() for key, ids in self.group_ids.items()},
             normalizer=None if self.normalizer is None else self.normalizer.pin_memory(),
+            share=None if self.share is None else self.share.pin_memory(),
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
-        parts = [self.dense, self.sparse, self.weighted, self.normalizer]
+        parts = [self.dense, self.sparse, self.weighted, self.normalizer, self.share]
         parts += [*self.labels.values(), *self.sample_weights.values(), *self.group_ids.values()]
         for part in parts:
             if part is not None:

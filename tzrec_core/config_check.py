@@ -1,32 +1,18 @@
 """Checks a config as a whole before anything is built or read: what is missing or contradicts."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-
-from google.protobuf.message import Message
+from collections.abc import Iterator, Sequence
 
 from tzrec_core.config_check_features import feature_problems
+from tzrec_core.config_check_metric import metric_names
 from tzrec_core.config_check_model import model_problems
-from tzrec_core.config_check_task import loss_names, metric_names, task_problems
+from tzrec_core.config_check_task import loss_names, task_problems
+from tzrec_core.config_check_train import early_stopping_problems, train_problems
 from tzrec_core.config_fields import planned_fields
-from tzrec_core.protos import data_pb2, export_pb2, optimizer_pb2, train_pb2
+from tzrec_core.config_tasks import task_configs
+from tzrec_core.protos import data_pb2, export_pb2
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 
-# What the numbers of optimizers may be; each name means the same in all of them.
-OPTIMIZER_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "lr": (lambda x: x >= 0, "must be finite and >= 0 (0 freezes)"),
-    "alpha": (lambda x: 0 <= x < 1, "must be in [0, 1)"),
-    "beta1": (lambda x: 0 <= x < 1, "must be in [0, 1)"),
-    "beta2": (lambda x: 0 <= x < 1, "must be in [0, 1)"),
-    "dampening": (lambda x: 0 <= x <= 1, "must be in [0, 1]"),
-    "eps": (lambda x: x > 0, "must be finite and > 0"),
-    "initial_accumulator_value": (lambda x: x >= 0, "must be finite and >= 0"),
-    "max_gradient": (lambda x: x > 0, "must be finite and > 0"),
-    "momentum": (lambda x: 0 <= x < 1, "must be in [0, 1)"),
-    "rho": (lambda x: 0 <= x <= 1, "must be in [0, 1]"),
-    "weight_decay": (lambda x: x >= 0, "must be finite and >= 0"),
-}
 SUPPORTED_DATASETS = (data_pb2.ParquetDataset, data_pb2.CsvDataset)
 EXPORTERS = ("latest", "best")
 
@@ -53,64 +39,16 @@ def _problems(config: EasyRecConfig, required: Sequence[str]) -> Iterator[str]:
     for name in required:
         if not getattr(config, name):
             yield f"{name} is not set"
-    yield from _train_problems(config)
+    yield from train_problems(config)
     yield from _eval_problems(config)
     yield from _data_problems(config.data_config)
     yield from feature_problems(config)
     yield from model_problems(config)
-    yield from task_problems(config.model_config)
-    names = [*metric_names(config.model_config), *loss_names(config.model_config)]
+    yield from task_problems(config)
+    tasks = task_configs(config.model_config).values()
+    names = [name for task in tasks for name in (*metric_names(task), *loss_names(task))]
+    yield from early_stopping_problems(config, names)
     yield from _export_problems(config.export_config, names)
-
-
-def _train_problems(config: EasyRecConfig) -> Iterator[str]:
-    train = config.train_config
-    yield from _length_problems(train)
-    if train.log_step_count_steps == 0:
-        yield "train_config.log_step_count_steps is 0; must be > 0"
-    yield from _optimizer_problems(train.sparse_optimizer, "train_config.sparse_optimizer")
-    yield from _optimizer_problems(train.dense_optimizer, "train_config.dense_optimizer")
-    for index, metric in enumerate(config.model_config.train_metrics):
-        path = f"model_config.train_metrics[{index}]"
-        if metric.decay_step == 0:
-            yield f"{path}.decay_step is 0; must be > 0"
-        elif train.log_step_count_steps % metric.decay_step:
-            yield (
-                f"{path}.decay_step is {metric.decay_step}; must divide"
-                f" train_config.log_step_count_steps, which is {train.log_step_count_steps}"
-            )
-
-
-def _length_problems(train: train_pb2.TrainConfig) -> Iterator[str]:
-    names = [name for name in ("num_steps", "num_epochs") if train.HasField(name)]
-    if len(names) != 1:
-        is_set = f"{train.num_steps} and {train.num_epochs} are" if names else "neither is"
-        yield (
-            f"train_config.num_steps and train_config.num_epochs: {is_set} set;"
-            " exactly one of them must be"
-        )
-    for name in names:
-        if getattr(train, name) == 0:
-            yield f"train_config.{name} is 0; must be > 0, or left out"
-
-
-def _optimizer_problems(
-    config: optimizer_pb2.SparseOptimizer | optimizer_pb2.DenseOptimizer, path: str
-) -> Iterator[str]:
-    kind = config.WhichOneof("optimizer")
-    if kind is None:
-        yield f"{path} has no optimizer; must have one, for example adagrad_optimizer"
-        return
-    chosen: Message = getattr(config, kind)
-    for field in chosen.DESCRIPTOR.fields:
-        if field.name in OPTIMIZER_RANGES:
-            is_allowed, allowed = OPTIMIZER_RANGES[field.name]
-            value = getattr(chosen, field.name)
-            if not (math.isfinite(value) and is_allowed(value)):
-                yield f"{path}.{kind}.{field.name} is {value:g}; {allowed}"
-    is_nesterov = isinstance(chosen, optimizer_pb2.SGDOptimizer) and chosen.nesterov
-    if is_nesterov and (chosen.momentum == 0 or chosen.dampening != 0):
-        yield f"{path}.{kind}.nesterov is true; needs momentum > 0 and dampening 0"
 
 
 def _eval_problems(config: EasyRecConfig) -> Iterator[str]:
@@ -143,17 +81,20 @@ def _data_problems(data: data_pb2.DataConfig) -> Iterator[str]:
         yield f"data_config.delimiter is {data.delimiter!r}; must be one ASCII character"
     if not data.fg_encoded_multival_sep:
         yield "data_config.fg_encoded_multival_sep is ''; must be at least one character"
+    yield from _cost_problems(data)
     yield from _column_problems(data)
+
+
+def _cost_problems(data: data_pb2.DataConfig) -> Iterator[str]:
+    if data.sample_cost_field and data.batch_cost_size == 0:
+        yield "data_config.batch_cost_size is 0; must be > 0 with sample_cost_field"
+    if data.batch_cost_size and not data.sample_cost_field:
+        yield "data_config.batch_cost_size is set; needs data_config.sample_cost_field"
 
 
 def _column_problems(data: data_pb2.DataConfig) -> Iterator[str]:
     if not data.label_fields:
         yield "data_config.label_fields is empty; must name the label's column"
-    if len(data.sample_weight_fields) > 1:
-        yield (
-            f"data_config.sample_weight_fields is {list(data.sample_weight_fields)};"
-            " a model with one task takes at most one"
-        )
     columns = {
         "label_fields": list(data.label_fields),
         "sample_weight_fields": list(data.sample_weight_fields),

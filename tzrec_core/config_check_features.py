@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
+from tzrec_core.config_tasks import task_configs
 from tzrec_core.protos import data_pb2
 from tzrec_core.protos.feature_pb2 import FeatureConfig, IdFeature, RawFeature
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
@@ -79,9 +80,10 @@ def _name_problems(
     others = {label: "a label (data_config.label_fields)" for label in data.label_fields}
     for weight in data.sample_weight_fields:
         others.setdefault(weight, "a sample weight (data_config.sample_weight_fields)")
-    for index, metric in enumerate(config.model_config.metrics):
-        if metric.label_name:
-            others.setdefault(metric.label_name, f"model_config.metrics[{index}].label_name")
+    for task_path, task in task_configs(config.model_config).items():
+        for index, metric in enumerate(task.metrics):
+            if metric.label_name:
+                others.setdefault(metric.label_name, f"{task_path}.metrics[{index}].label_name")
     if name in others:
         yield f"{path}.feature_name is {name!r}, which is also {others[name]}; names must differ"
 

@@ -1,10 +1,16 @@
 """Checks feature groups and networks of the model config."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tzrec_core.config_check_features import DIM_MULTIPLE, is_sparse, settings
-from tzrec_core.protos import model_pb2, module_pb2, rank_model_pb2
+from tzrec_core.protos import (
+    model_pb2,
+    module_pb2,
+    multi_task_rank_pb2,
+    rank_model_pb2,
+    tower_pb2,
+)
 from tzrec_core.protos.feature_pb2 import IdFeature, RawFeature
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 
@@ -36,6 +42,8 @@ def _group_types(model: model_pb2.ModelConfig) -> tuple[dict[str, int], dict[str
             return {"wide": WIDE, "deep": DEEP}, {}
         case "dlrm":
             return {"sparse": DEEP}, {"dense": DEEP}
+        case "simple_multi_task" | "mmoe":
+            return {group.group_name: DEEP for group in model.feature_groups[:1]}, {}
         case _:
             return {tower.input: DEEP for tower in model.multi_tower.towers}, {}
 
@@ -85,6 +93,11 @@ def _network_problems(model: model_pb2.ModelConfig, features: Features) -> Itera
             yield from _dlrm_problems(model, features, groups)
         case "multi_tower":
             yield from _tower_problems(model)
+        case "simple_multi_task":
+            yield from _task_tower_problems(model, model.simple_multi_task.task_towers)
+        case "mmoe":
+            yield from _task_tower_problems(model, model.mmoe.task_towers)
+            yield from _expert_problems(model.mmoe)
 
 
 def _wide_problems(
@@ -129,6 +142,32 @@ def _tower_problems(model: model_pb2.ModelConfig) -> Iterator[str]:
         if tower.HasField("mlp"):
             yield from _mlp_problems(tower.mlp, f"{path}.towers[{index}].mlp")
     yield from _mlp_problems(model.multi_tower.final, f"{path}.final")
+
+
+def _task_tower_problems(
+    model: model_pb2.ModelConfig, towers: Sequence[tower_pb2.TaskTower]
+) -> Iterator[str]:
+    path = f"model_config.{model.WhichOneof('model')}.task_towers"
+    if not model.feature_groups:
+        yield "model_config.feature_groups is empty; must have one group, of any name"
+    if not towers:
+        yield f"{path} is empty; must have at least one tower"
+    names = [tower.tower_name for tower in towers]
+    for index, tower in enumerate(towers):
+        if not tower.tower_name:
+            yield f"{path}[{index}].tower_name is not set"
+        elif tower.tower_name in names[:index]:
+            yield f"{path}[{index}].tower_name is {tower.tower_name!r}, as in an earlier tower"
+        if tower.HasField("mlp"):
+            yield from _mlp_problems(tower.mlp, f"{path}[{index}].mlp")
+
+
+def _expert_problems(mmoe: multi_task_rank_pb2.MMoE) -> Iterator[str]:
+    yield from _mlp_problems(mmoe.expert_mlp, "model_config.mmoe.expert_mlp")
+    if mmoe.HasField("gate_mlp"):
+        yield from _mlp_problems(mmoe.gate_mlp, "model_config.mmoe.gate_mlp")
+    if mmoe.num_expert == 0:
+        yield "model_config.mmoe.num_expert is 0; must be > 0"
 
 
 def _dims(group: model_pb2.FeatureGroupConfig | None, features: Features) -> set[int]:

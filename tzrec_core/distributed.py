@@ -4,21 +4,26 @@ The order of calls, each on every rank::
 
     with process_group() as ranks:
         model = ...                                    # embedding tables on the meta device
-        rule = optim.build.build_sparse_rule(config.sparse_optimizer)
+        rule = optim.tables.build.build_sparse_rule(config.sparse_optimizer, device_type=...)
         optim.sparse.apply_sparse_optimizer(model, rule)        # before sharding, every table
-        sharded = shard(model, ranks, batch_size=..., seed=...)
+        with optim.sparse.kernel_for(rule):
+            sharded = shard(model, ranks, batch_size=..., seed=...)
         optimizer = optim.build.build_optimizer(config.dense_optimizer, sharded, rule)
         checkpoint.restore(path, ranks, model=sharded, optimizer=optimizer)   # to continue
-        pipeline = train_pipeline(sharded, optimizer, ranks)
+        stepper = optim.build.build_stepper(config, sharded, optimizer, ranks, ...)
+        pipeline = train_pipeline(sharded, stepper, ranks)
         for epoch in ...:
             batches = agree(dataset.batches(epoch), ranks, ...)
+            batches = stepper.expected(optim.accumulation.accumulated(batches, ...))
             while ...:
+                stepper.schedule(step=..., epoch=...)
                 pipeline.progress(batches)             # StopIteration: the epoch is over
 """
 
 import dataclasses
 import hashlib
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,16 +34,18 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingEnv
-from torchrec.optim.keyed import KeyedOptimizer
 
 from tzrec_core.batch import Batch
+from tzrec_core.launch import is_alone, num_restarts
 from tzrec_core.machine import available_cpus, available_memory
+from tzrec_core.stop_signal import Stopped, StopRequest
 from tzrec_core.table_plan import plan_tables
 
 Result = TypeVar("Result")
@@ -76,7 +83,8 @@ def process_group(*, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ran
 
     A rank that leaves with an exception neither waits for the others nor tears the group down,
     both of which could hang: its process should end with an error, which breaks the connections
-    of the other ranks and makes torchrun stop them.
+    of the other ranks and makes torchrun stop them. ``Stopped``, which all ranks raise together,
+    is an orderly end.
 
     Args:
         timeout: How long a collective waits for the slowest rank before it fails.
@@ -90,11 +98,18 @@ def process_group(*, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ran
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, available_cpus() // local_world_size))
     backend = "nccl" if device.type == "cuda" else "gloo"
+    rank, world_size = 0, 1
+    store: dist.Store = dist.HashStore()  # type: ignore[attr-defined,name-defined]
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        # torchrun keeps the store when it starts its processes again: without the prefix they find
+        # the addresses of those before. On several machines only torchrun itself can help:
+        # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes it start with an empty one.
+        if is_alone():
+            store = dist.PrefixStore(  # type: ignore[attr-defined]
+                f"attempt {num_restarts()}", store
+            )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
     ranks = Ranks(
         rank=dist.get_rank(),
@@ -106,12 +121,18 @@ def process_group(*, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ran
     )
     try:
         yield ranks
-    except BaseException:
-        if ranks.world_size == 1:
+    except BaseException as error:
+        if isinstance(error, Stopped):
+            _leave(ranks)
+        elif ranks.world_size == 1:
             dist.destroy_process_group()
         raise
+    _leave(ranks)
+
+
+def _leave(ranks: Ranks) -> None:
     # Without the barrier a rank may tear down connections that another still uses, and abort it.
-    dist.barrier(control)
+    dist.barrier(ranks.control)
     dist.destroy_process_group()
 
 
@@ -140,10 +161,10 @@ def shard(
     """Distributes ``model``: whole embedding tables over the ranks, the rest replicated with DDP.
 
     The sparse optimizer must have been applied (``optim.sparse.apply_sparse_optimizer``): a table
-    gets its update rule when it is sharded. Tables are never split nor replicated: only so does
-    every table keep the sparse optimizer, and only so can a checkpoint with any optimizer's state
-    be read by any number of ranks. Batch sizes may differ between ranks and be 0. Ids outside a
-    table raise an error in the forward pass.
+    gets its update rule when it is sharded, within ``optim.sparse.kernel_for``. Tables are never
+    split nor replicated: only so does every table keep the sparse optimizer, and only so can a
+    checkpoint with any optimizer's state be read by any number of ranks. Batch sizes may differ
+    between ranks and be 0. Ids outside a table raise an error in the forward pass.
 
     Tables are initialised here, each from a random stream of its own, so that the number of ranks
     and the place of a table do not change its values. Replicated parameters are those of rank 0.
@@ -232,42 +253,75 @@ def agree(
     batches: Iterator[Batch],
     ranks: Ranks,
     *,
-    loss_weight: str | None,
+    weigh: Callable[[Batch], Tensor] | None,
     drop_remainder: bool,
     empty: Batch,
+    stop: StopRequest | None = None,
 ) -> Iterator[Batch]:
     """Yields this rank's batches, as many as every other rank, with ``normalizer`` set.
 
-    Before each batch all ranks add up their loss weights: the batch's normalizer is the sum over
-    all ranks divided by the number of ranks. A rank whose loss is its own weighted sum divided by
-    the normalizer then trains as one rank on all the rows, since gradients are averaged over the
-    ranks. A batch of weight 0 everywhere has normalizer 1, and loss 0.
+    Before each batch all ranks add up the weights of their losses: the batch's normalizer is the
+    sum over all ranks divided by the number of ranks. A rank whose loss is its own weighted sum
+    divided by the normalizer then trains as one rank on all the rows, since gradients are averaged
+    over the ranks. A loss of weight 0 everywhere has normalizer 1 and share 0, and is 0.
 
     Call and iterate it on every rank, from one thread at a time. It waits for the slowest rank.
 
     Args:
         batches: This rank's batches of one epoch; ranks may have different numbers of them.
         ranks: From ``process_group``.
-        loss_weight: Name of the sample weight, None if every row weighs 1.
+        weigh: Gives for a batch the weights of its losses, float64 of any one shape, which
+            ``normalizer`` and ``share`` then have too; None if there are no losses.
         drop_remainder: End when any rank has no more, so that no batch is smaller than the others;
             else when all have none: a rank that runs out goes on with ``empty``.
         empty: A batch without rows.
+        stop: Whether this process is to stop; None if nothing but the end of the data stops it.
+
+    Raises:
+        Stopped: A rank is to stop; on every rank, in place of the same batch.
     """
+    stop = stop or StopRequest()
     while True:
-        batch = next(batches, None)
-        mine = torch.zeros(2, dtype=torch.float64)
-        if batch is not None:
-            if loss_weight is None:
-                mine[0] = len(batch)
-            else:
-                mine[0] = batch.sample_weights[loss_weight].sum(dtype=torch.float64)
-            mine[1] = 1
-        dist.all_reduce(mine, group=ranks.control)
-        weight_of_all, num_ranks_with_data = mine.tolist()
+        mine = stop.next_of(batches)
+        batch = empty if mine is None else mine
+        counts = torch.tensor([mine is not None, stop.signum is not None], dtype=torch.float64)
+        weights = counts.new_zeros(0) if weigh is None else weigh(batch)
+        sums = torch.cat([counts, weights.flatten()])
+        dist.all_reduce(sums, group=ranks.control)
+        num_ranks_with_data, num_ranks_to_stop = sums[:2].tolist()
+        if num_ranks_to_stop:
+            raise Stopped(stop.signum or signal.SIGTERM)
         if num_ranks_with_data < (ranks.world_size if drop_remainder else 1):
             return
-        normalizer = torch.tensor(weight_of_all / ranks.world_size or 1.0, dtype=torch.float32)
-        yield dataclasses.replace(empty if batch is None else batch, normalizer=normalizer)
+        if weigh is not None:
+            of_all = sums[2:].view(weights.shape)
+            normalizer = (of_all / ranks.world_size).where(of_all > 0, 1.0)
+            batch = dataclasses.replace(
+                batch, normalizer=normalizer.float(), share=(of_all > 0).float()
+            )
+        yield batch
+
+
+def seed_step(ranks: Ranks, *, seed: int, step: int) -> None:
+    """Makes what this rank draws in a step a function of ``seed``, ``step`` and its rank.
+
+    Only so does a training that goes on from a checkpoint drop out the units that it would have
+    dropped out without the interruption.
+    """
+    digest = hashlib.sha256(f"{seed}/step/{step}/{ranks.rank}".encode()).digest()
+    number = int.from_bytes(digest[:8], "little")
+    # torch.manual_seed, for all kinds of devices, takes a hundred times as long.
+    torch.default_generator.manual_seed(number)
+    if ranks.device.type == "cuda":
+        torch.cuda.manual_seed(number)
+
+
+def share_buffers(model: nn.Module, ranks: Ranks) -> None:
+    """Gives every rank the buffers of rank 0: what batch norm has gathered of its own rows."""
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, buffer in model.state_dict().items():
+        if name not in parameters:
+            dist.broadcast(buffer, src=0)
 
 
 class TrainPipeline(Protocol):
@@ -288,10 +342,22 @@ class TrainPipeline(Protocol):
         """Takes the model again after ``detach``."""
 
 
+class PipelineOptimizer(Protocol):
+    """What a train pipeline calls before and after the backward pass of each batch."""
+
+    def zero_grad(self) -> None:
+        """Prepares for a backward pass."""
+
+    def step(self) -> None:
+        """Uses its gradients."""
+
+
 class PlainPipeline:
     """One batch after the other: on a CPU there is nothing to overlap."""
 
-    def __init__(self, model: nn.Module, optimizer: KeyedOptimizer, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: PipelineOptimizer, device: torch.device
+    ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._device = device
@@ -312,7 +378,7 @@ class PlainPipeline:
 
 
 def train_pipeline(
-    model: DistributedModelParallel, optimizer: KeyedOptimizer, ranks: Ranks
+    model: DistributedModelParallel, optimizer: PipelineOptimizer, ranks: Ranks
 ) -> TrainPipeline:
     """Returns what trains ``model``: TorchRec's overlapping pipeline on a GPU, a plain one else.
 

@@ -3,24 +3,39 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 
 from tzrec_core import checkpoint, eval_result
-from tzrec_core.assembly import Job, assemble, share_of_rows
+from tzrec_core.assembly import Job, assemble, share_of_rows, uses_averages
 from tzrec_core.batch import Batch
 from tzrec_core.data.collate import empty_batch
 from tzrec_core.data.dataset import Dataset
-from tzrec_core.distributed import Ranks, agree, process_group
+from tzrec_core.data.publish import set_aside
+from tzrec_core.distributed import Ranks, agree, on_rank_0, process_group
+from tzrec_core.metrics.exchange import together
+from tzrec_core.optim.dense import dense_parameters
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import TaskMetrics, checked
+from tzrec_core.stop_signal import StopRequest
+from tzrec_core.task_metrics import TaskMetrics
+from tzrec_core.tasks import checked, loss_weights
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: EasyRecConfig, job: Job, data: Dataset, ranks: Ranks) -> dict[str, float]:
+def evaluate(
+    config: EasyRecConfig,
+    job: Job,
+    data: Dataset,
+    ranks: Ranks,
+    *,
+    folder: Path | None,
+    stop: StopRequest | None = None,
+) -> dict[str, float]:
     """Returns the metrics of the job's model over the rows of ``data``, the same on every rank.
 
     Every row counts once, however unevenly ranks share them. The model comes back in the mode
@@ -28,20 +43,58 @@ def evaluate(config: EasyRecConfig, job: Job, data: Dataset, ranks: Ranks) -> di
 
     Args:
         config: Its metrics and ``eval_config`` count.
-        job: A model and its task.
+        job: A model and its tasks.
         data: This rank's share of the rows.
         ranks: All of them must call.
+        folder: Holds a hidden folder meanwhile if ``rows_on_disk`` is set; all ranks must see it.
+            If it is None, rows stay in memory.
+        stop: Whether this process is to stop; None if nothing stops an evaluation.
 
     Raises:
-        ValueError: There is not a single row, or a label that the losses cannot take.
+        Stopped: A rank is to stop; on every rank.
+        ValueError: There is not a single row, or a label that the losses cannot take, or a metric
+            cannot be computed.
     """
-    metrics = TaskMetrics(config).to(ranks.device)
+    with ExitStack() as stack:
+        rows_folder = None
+        if folder is not None and config.eval_config.rows_on_disk:
+            rows_folder = _shared_folder(folder, ranks, stack)
+        metrics = TaskMetrics(config, rows_folder=rows_folder).to(ranks.device)
+        _score(config, job, data, ranks, metrics, stop)
+        return metrics.compute()
+
+
+def _shared_folder(parent: Path, ranks: Ranks, stack: ExitStack) -> Path:
+    """Returns a new folder that is there until ``stack`` is closed."""
+    path = on_rank_0(ranks, lambda: stack.enter_context(set_aside(parent.absolute())))
+
+    def look() -> None:
+        if not path.is_dir():
+            raise ValueError(
+                f"eval_config.rows_on_disk needs a folder that all ranks share; rank {ranks.rank}"
+                f" does not see {path}, which rank 0 has made"
+            )
+
+    together(look)
+    return path
+
+
+def _score(
+    config: EasyRecConfig,
+    job: Job,
+    data: Dataset,
+    ranks: Ranks,
+    metrics: TaskMetrics,
+    stop: StopRequest | None,
+) -> None:
+    """Updates ``metrics`` with all rows, batch after batch."""
     batches: Iterator[Batch] = agree(
-        checked(data.batches(0), job.task),
+        checked(data.batches(0), job.tasks),
         ranks,
-        loss_weight=job.task.sample_weight,
+        weigh=partial(loss_weights, job.tasks),
         drop_remainder=False,
         empty=empty_batch(job.schema),
+        stop=stop,
     )
     log_every = config.eval_config.log_step_count_steps
     was_training = job.model.training
@@ -60,7 +113,6 @@ def evaluate(config: EasyRecConfig, job: Job, data: Dataset, ranks: Ranks) -> di
     job.model.train(was_training)
     if num_batches == 0:
         raise ValueError(f"there is no row to evaluate in {config.eval_input_path}")
-    return metrics.compute()
 
 
 def evaluate_checkpoint(
@@ -74,10 +126,12 @@ def evaluate_checkpoint(
         ValueError: A mistake in the config or the data, or the checkpoint is unusable.
     """
     with process_group() as ranks:
-        job = assemble(config, ranks)
+        job = assemble(config, ranks, training=False)
         restored = checkpoint.restore(checkpoint_path, ranks, model=job.model, optimizer=None)
+        if uses_averages(config, config.eval_config):
+            checkpoint.load_averages(checkpoint_path, dense_parameters(job.model), ranks)
         rows = share_of_rows(config, job.schema, ranks, training=False)
-        results = evaluate(config, job, rows, ranks)
+        results = evaluate(config, job, rows, ranks, folder=result_path.parent)
         if ranks.rank == 0:
             result_path.parent.mkdir(parents=True, exist_ok=True)
             eval_result.append(result_path, restored.step, results)

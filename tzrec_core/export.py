@@ -9,8 +9,8 @@ from tzrec_core.command_line import parser, run
 from tzrec_core.config import check, edit, edits_from_json, load
 from tzrec_core.distributed import on_rank_0, process_group
 from tzrec_core.exporter import export
+from tzrec_core.milestones import RESULT_FILE
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.trainer import RESULT_FILE
 
 # The other ranks wait for rank 0, which may have large tables to read, compile and check.
 _LONGEST_EXPORT = timedelta(days=1)

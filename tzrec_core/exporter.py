@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from tzrec_core import assets, checkpoint
-from tzrec_core.assembly import TaskModel, unsharded
+from tzrec_core.assembly import unsharded, uses_averages
 from tzrec_core.batch import Batch
 from tzrec_core.config import load, save
 from tzrec_core.data.build import build_dataset
 from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema, Feature
-from tzrec_core.models.serving import Lookup, ServingModel
+from tzrec_core.models.serving import Lookup, ServingModel, SingleTask, TaskOutputs
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.tasks import predictions
+from tzrec_core.task_model import TaskModel
+from tzrec_core.tasks import Task, predictions
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ def export(
     if export_dir.exists():
         raise ValueError(f"export_dir {export_dir} exists; choose a new one or remove it")
     carried = assets.plan(config, asset_files)
-    model = unsharded(config, checkpoint_path)
+    averaged = uses_averages(config, config.export_config)
+    model = unsharded(config, checkpoint_path, averaged=averaged)
     schema = build_schema(config)
     export_dir.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{export_dir.name}.tmp-", dir=export_dir.parent))
@@ -107,16 +109,19 @@ def load_config(export_dir: Path) -> EasyRecConfig:
 
 def serving_model(model: TaskModel, schema: BatchSchema) -> ServingModel:
     """Returns ``model`` without TorchRec, sharing its parameters."""
-    embeddings, head = model.model.embeddings, model.model.head
+    embeddings, head, tasks = model.model.embeddings, model.model.head, model.scoring.tasks
+    network, outputs = head.network, [_outputs(task) for task in tasks]
+    if tasks[0].tower is None:
+        network = SingleTask(network, outputs[0].task)
     keys = [feature.name for feature in sparse_inputs(schema)]
     return ServingModel(
-        network=head.network,
+        network=network,
         tables=_tables(embeddings),
         deep=[_lookup(feature, keys) for feature in embeddings.deep_features],
         wide=[_lookup(feature, keys) for feature in embeddings.wide_features],
         dense_widths=head.dense_widths,
         num_sparse=len(keys),
-        outputs=sorted(predictions(model.scoring.task, _any_logits(model))),
+        tasks=outputs,
     ).eval()
 
 
@@ -179,7 +184,9 @@ def describe(schema: BatchSchema, model: TaskModel, *, step: int) -> dict[str, o
             }
             for feature in sparse_inputs(schema)
         ],
-        "outputs": sorted(predictions(model.scoring.task, _any_logits(model))),
+        "outputs": sorted(
+            name + task.suffix for task in model.scoring.tasks for name in _outputs(task).outputs
+        ),
     }
 
 
@@ -192,7 +199,7 @@ def largest_difference(model: TaskModel, served: nn.Module, batches: Iterator[Ba
     differences = [torch.zeros(1)]
     with torch.no_grad():
         for batch in batches:
-            expected = predictions(model.scoring.task, model.model(batch))
+            expected = predictions(model.scoring.tasks, model.model(batch))
             actual = served(*serving_inputs(batch))
             differences += [(actual[name] - expected[name]).abs().flatten() for name in expected]
     if len(differences) == 1:
@@ -212,8 +219,11 @@ def _check_batches(config: EasyRecConfig) -> Iterator[Batch]:
     return islice(data.batches(0), _NUM_CHECK_BATCHES)
 
 
-def _any_logits(model: TaskModel) -> Tensor:
-    return torch.zeros(1, model.scoring.task.num_class)
+def _outputs(task: Task) -> TaskOutputs:
+    name = task.tower or ""
+    outputs = predictions([task], {name: torch.zeros(1, task.num_class)})
+    names = tuple(output.removesuffix(task.suffix) for output in outputs)
+    return TaskOutputs(name, task.suffix, names)
 
 
 def _lookup(feature: Feature, keys: Sequence[str]) -> Lookup:

@@ -88,7 +88,7 @@ def predict_checkpoint(
     """
     with process_group() as ranks:
         _check_output(output_path, ranks)
-        job = assemble(config, ranks)
+        job = assemble(config, ranks, training=False)
         checkpoint.restore(checkpoint_path, ranks, model=job.model, optimizer=None)
         job.model.eval()
 
@@ -102,7 +102,7 @@ def predict_checkpoint(
         batches = agree(
             rows.batches(),
             ranks,
-            loss_weight=None,
+            weigh=None,
             drop_remainder=False,
             empty=empty_batch(rows.schema),
         )

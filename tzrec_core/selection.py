@@ -1,5 +1,6 @@
 """Which of the checkpoints that there are a config asks for."""
 
+import math
 from collections.abc import Sequence
 
 from tzrec_core import eval_result
@@ -30,3 +31,18 @@ def choose(
     best = eval_result.best(having, metric, larger_is_better=larger)
     extreme = "largest" if larger else "smallest"
     return best, f"the {extreme} {metric} of {len(having)} checkpoints"
+
+
+def never_to_delete(
+    export_config: ExportConfig, results: Sequence[EvalResult], steps: Sequence[int]
+) -> set[int]:
+    """Returns the step of the checkpoint that would be exported as the best, if one would be.
+
+    As long as the metric has no value for any of ``steps``, none is better than another.
+    """
+    metric = export_config.best_exporter_metric
+    judged = [r for r in results if not math.isnan(r.metrics.get(metric, math.nan))]
+    if export_config.exporter_type != "best" or not {r.step for r in judged} & set(steps):
+        return set()
+    chosen, _ = choose(export_config, judged, steps)
+    return {chosen.step}

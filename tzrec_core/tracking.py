@@ -1,7 +1,8 @@
 """Where the numbers of a running job go: the console, TensorBoard, MLflow.
 
-The keys are ``loss/total``, ``loss/<name>``, ``lr/<group>``, ``metric/<name>`` while training, the
-metrics' own names while evaluating, and ``epoch`` and ``samples_per_second``.
+The keys are ``loss/total``, ``loss/<name>``, ``lr/<group>``, ``metric/<name>``,
+``memory/<device>_gib``, ``memory/<device>_peak_gib``, ``epoch``, ``samples_per_second`` and
+``data_wait_share`` while training, the metrics' own names while evaluating.
 """
 
 import logging
@@ -15,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tzrec_core import mlflow_run
+from tzrec_core.histogram import LIMITS, Histogram
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,22 +69,52 @@ class ConsoleLogger:
 
 
 class TensorBoardLogger:
-    """Writes every value under its key into an event file."""
+    """Writes values and histograms under their keys into an event file."""
 
-    def __init__(self, log_dir: str | os.PathLike[str], *, first_step: int) -> None:
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        *,
+        first_step: int,
+        left_out: tuple[str, ...] = (),
+    ) -> None:
         """Opens a new event file.
 
         Args:
             log_dir: folder of the event files.
             first_step: TensorBoard hides what an earlier, interrupted job wrote from here on.
+            left_out: what the keys of values begin with that are not to be written.
         """
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(os.fspath(log_dir), purge_step=first_step)
+        self._left_out = left_out
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for key, value in metrics.items():
-            self._writer.add_scalar(key, value, step)
+            if not key.startswith(self._left_out):
+                self._writer.add_scalar(key, value, step)
+
+    def log_histogram(self, key: str, histogram: Histogram, step: int) -> None:
+        """Writes the bins from the first to the last that has elements; nothing of no elements."""
+        used = histogram.counts.nonzero().flatten()
+        if len(used) == 0:
+            return
+        # An empty bin on the left shows where the first one begins.
+        bins = slice(max(int(used[0]) - 1, 0), int(used[-1]) + 1)
+        total, squares = histogram.moments.tolist()
+        smallest, negative_largest = histogram.extremes.tolist()
+        self._writer.add_histogram_raw(
+            key,
+            min=smallest,
+            max=-negative_largest,
+            num=int(histogram.counts.sum()),
+            sum=total,
+            sum_squares=squares,
+            bucket_limits=LIMITS[bins].tolist(),
+            bucket_counts=histogram.counts[bins].tolist(),
+            global_step=step,
+        )
 
     def close(self) -> None:
         self._writer.close()
@@ -195,13 +227,19 @@ def progress_line(
     """
     epoch = f" Epoch {metrics['epoch']:.0f}" if "epoch" in metrics else ""
     head = [f"{title}{epoch}: {step}it [{rate:.2f}it/s]"]
-    if "samples_per_second" in metrics:
-        head.append(f"{metrics['samples_per_second']:.0f} samples/s")
     values = []
     for key, value in metrics.items():
         match key.split("/", 1):
-            case ["epoch" | "samples_per_second"]:
+            case ["epoch"] | ["memory", "host_gib" | "device_gib"]:
                 continue
+            case ["samples_per_second"]:
+                head.append(f"{value:.0f} samples/s")
+            case ["data_wait_share"]:
+                head.append(f"data_wait:{value:.0%}")
+            case ["memory", "host_peak_gib"]:
+                head.append(f"memory:{value:.2f}GiB")
+            case ["memory", "device_peak_gib"]:
+                head.append(f"device_memory:{value:.2f}GiB")
             case ["loss", "total"]:
                 values.append(f"total_loss: {value:.5f}")
             case ["lr", group]:

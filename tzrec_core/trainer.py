@@ -1,44 +1,67 @@
 """The training loop: batches, steps, log lines, checkpoints, evaluations."""
 
 import logging
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from tzrec_core import checkpoint, eval_result, selection
-from tzrec_core.assembly import StepOutput
+from tzrec_core import checkpoint
+from tzrec_core.assembly import SEED
 from tzrec_core.batch import Batch
+from tzrec_core.checkpoint_writer import CheckpointWriter
 from tzrec_core.data.collate import empty_batch
 from tzrec_core.distributed import (
     TrainPipeline,
     agree,
     on_rank_0,
     process_group,
+    seed_step,
     train_pipeline,
 )
-from tzrec_core.evaluator import evaluate, listed
-from tzrec_core.optim.dense import learning_rates
+from tzrec_core.loggers import Loggers, open_loggers
+from tzrec_core.milestones import (
+    is_evaluated,
+    is_long_enough,
+    reason_to_end,
+    results_so_far,
+    save_by_epoch,
+    save_by_step,
+    set_old_results_aside,
+)
+from tzrec_core.optim.accumulation import accumulated
+from tzrec_core.optim.precision import tf32
 from tzrec_core.progress import Progress, Window
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.saving import (
+    SIGNATURE,
+    evaluate_and_record,
+    naming_last_checkpoint,
+    prune,
+    save_checkpoint,
+)
 from tzrec_core.session import (
-    Loggers,
     Session,
+    check_weights,
     describe_training,
+    is_of_this_launch,
     newest_checkpoint,
-    open_loggers,
     open_session,
     rehearse_evaluation,
     restore,
 )
-from tzrec_core.tasks import checked
+from tzrec_core.stop_signal import StopRequest, stop_requests
+from tzrec_core.task_model import StepOutput
+from tzrec_core.tasks import checked, loss_weights
+from tzrec_core.training_lock import locked
 
 log = logging.getLogger(__name__)
 
-RESULT_FILE = "train_eval_result.txt"
-# Of the order of rows: positions in the data only mean something in the same order.
-_SIGNATURE = "data_signature"
+# Whether an evaluation belongs to the checkpoint.
+_EVALUATION_FOLLOWS = "evaluation_follows"
+_WINDOW = "log_window"
 
 
 def train_and_evaluate(
@@ -58,172 +81,177 @@ def train_and_evaluate(
     Raises:
         ValueError: A mistake in the config or the data, ``model_dir`` holds another training, or
             a checkpoint is unusable.
-        FloatingPointError: The loss is no longer a finite number.
+        FloatingPointError: The loss or a parameter is no longer a finite number.
+        Stopped: SIGTERM, or an interrupt, ended the training after a step and a checkpoint.
     """
     with process_group() as ranks, ExitStack() as stack:
-        newest = on_rank_0(ranks, lambda: newest_checkpoint(config, continue_train=continue_train))
-        progress, signature = Progress(), None
+        train_config = config.train_config
+        stack.enter_context(
+            tf32(matmul=train_config.cuda_matmul_allow_tf32, cudnn=train_config.cudnn_allow_tf32)
+        )
+        on_rank_0(ranks, lambda: stack.enter_context(locked(Path(config.model_dir))))
+        newest = newest_checkpoint(config, ranks, continue_train=continue_train)
+        progress, saved = Progress(), None
         if newest is not None:
-            stopped = checkpoint.read_position(newest)
-            progress = Progress(stopped.step, stopped.epoch, stopped.consumed)
-            signature = stopped.state.get(_SIGNATURE)
-            if _finished(config, progress) and _evaluated(config, progress.step):
-                log.info("%s is complete; there is nothing left to train", newest)
+            position = checkpoint.read_position(newest)
+            progress = Progress(position.step, position.epoch, position.consumed)
+            saved = position.state
+            if ignore_restore_optimizer and on_rank_0(ranks, partial(is_of_this_launch, newest)):
+                ignore_restore_optimizer = False  # done in the first attempt
+            ending = reason_to_end(config, results_so_far(config, ranks, progress))
+            is_over = ending is not None or is_long_enough(config, progress)
+            if is_over and is_evaluated(config, ranks, progress):
+                why = "" if ending is None else f", as {ending}"
+                log.info("%s is complete%s; there is nothing left to train", newest, why)
                 return
         # Whatever is wrong with the config, the data or the checkpoint comes to light in here,
         # before anything is written.
         session = open_session(config, ranks)
         restore(session, newest, ignore_optimizer=ignore_restore_optimizer)
         rehearse_evaluation(session)
-        if progress.consumed and signature != session.data.signature:
+        if progress.consumed and (saved or {}).get(SIGNATURE) != session.data.signature:
             progress.consumed = {}
             log.warning(
                 "The training data or batch_size is not the checkpoint's: epoch %d starts over",
                 progress.epoch,
             )
         on_rank_0(ranks, lambda: describe_training(config))
-        loggers = open_loggers(session, stack, first_step=progress.step + 1)
-        _train(session, loggers, progress, saved=None if newest is None else progress.step)
+        if newest is None:
+            on_rank_0(ranks, lambda: set_old_results_aside(Path(config.model_dir)))
+        stop = stack.enter_context(stop_requests())
+        loggers = open_loggers(session, progress, stack)
+        stack.enter_context(naming_last_checkpoint(Path(config.model_dir)))
+        writer = stack.enter_context(
+            CheckpointWriter(
+                Path(config.model_dir), ranks, in_background=train_config.save_checkpoints_async
+            )
+        )
+        _train(session, loggers, writer, progress, stop, saved=saved)
 
 
-def _train(session: Session, loggers: Loggers, progress: Progress, *, saved: int | None) -> None:
-    """Runs the steps that are left; ``saved`` is the step of the newest checkpoint, if any."""
+def _train(
+    session: Session,
+    loggers: Loggers,
+    writer: CheckpointWriter,
+    progress: Progress,
+    stop: StopRequest,
+    *,
+    saved: Mapping[str, Any] | None,
+) -> None:
+    """Runs the steps that are left; ``saved`` is the state in the newest checkpoint, if any."""
     config, ranks, job = session.config, session.ranks, session.job
     train_config = config.train_config
-    pipeline = train_pipeline(job.model, job.optimizer, ranks)
-    window = Window(ranks, session.train_metrics)
+    pipeline = train_pipeline(job.model, job.stepper, ranks)
+    saved_step = 0 if saved is None else progress.step
+    has_result = is_evaluated(config, ranks, progress)
+    if saved is not None and saved.get(_EVALUATION_FOLLOWS) and not has_result:
+        evaluate_and_record(session, loggers, writer, progress, stop)
+    ending = reason_to_end(config, results_so_far(config, ranks, progress))
+    window = Window(ranks, session.train_metrics, session.data.where)
+    if saved is not None and _WINDOW in saved:
+        window.restore(saved[_WINDOW])
+
+    def save(*, evaluation_follows: bool) -> None:
+        nonlocal saved_step
+        # Never save a model that has diverged.
+        window.check()
+        check_weights(session, progress.step)
+        if saved_step != progress.step:
+            state = {_EVALUATION_FOLLOWS: evaluation_follows, _WINDOW: window.state()}
+            save_checkpoint(session, writer, progress, state)
+            saved_step = progress.step
 
     def save_and_evaluate() -> None:
-        nonlocal saved
-        window.mean_losses(progress.step)  # never save a model that has diverged
+        nonlocal ending
         started = time.perf_counter()
+        loggers.profile.stop()
         pipeline.detach()
-        if saved != progress.step:
-            _save(session, progress)
-            saved = progress.step
-        _evaluate(session, loggers, progress)
+        save(evaluation_follows=True)
+        evaluate_and_record(session, loggers, writer, progress, stop)
+        ending = reason_to_end(config, results_so_far(config, ranks, progress))
         pipeline.attach()
         window.pause(time.perf_counter() - started)
 
     job.model.train()
-    while not _finished(config, progress):
+    is_due = False
+    while ending is None and not is_long_enough(config, progress):
         first_step = progress.step
         batches = agree(
-            checked(session.data.batches(progress.epoch, dict(progress.consumed)), job.task),
+            checked(session.data.batches(progress.epoch, dict(progress.consumed)), job.tasks),
             ranks,
-            loss_weight=job.task.sample_weight,
+            weigh=partial(loss_weights, job.tasks),
             drop_remainder=config.data_config.drop_remainder,
             empty=empty_batch(job.schema),
+            stop=stop,
         )
-        for output in _steps(pipeline, batches):
-            progress.step += 1
-            progress.consumed.update(output[2].position)
-            window.add(output)
+        batches = accumulated(
+            batches,
+            num_batches=train_config.gradient_accumulation_steps or 1,
+            limit=train_config.num_steps - progress.step if train_config.num_steps else None,
+        )
+        batches = window.timed(stop.batches_until(batches))
+        for output in _steps(pipeline, session, batches, progress):
+            window.add(output, progress.advance(output[2].position))
+            loggers.profile.step()
             if progress.step % train_config.log_step_count_steps == 0:
-                _log(session, loggers, progress, window.close(progress.step))
-            if _save_by_step(config, progress.step):
+                _log(session, loggers, progress, window.close())
+            is_due = is_due or save_by_step(config, progress.step)
+            if is_due and not job.stepper.is_pending:
+                is_due = False
                 save_and_evaluate()
-            if progress.step == train_config.num_steps:
+            if ending is not None or progress.step == train_config.num_steps:
                 break
         else:
+            if stop.agreed is not None:
+                break
             if progress.step == first_step and not progress.consumed:
                 raise ValueError(_nothing_to_train_on(session))
             progress.epoch += 1
             progress.consumed = {}
-            if _save_by_epoch(config, progress.epoch):
+            if save_by_epoch(config, progress.epoch):
                 save_and_evaluate()
-    if saved != progress.step or not _evaluated(config, progress.step):
+    if stop.agreed is not None:
+        pipeline.detach()
+        if saved_step != progress.step:
+            save(evaluation_follows=False)
+        writer.wait()
+        prune(config, ranks)
+        if ranks.rank == 0:
+            log.info("Stopped after step %d, as told by a signal", progress.step)
+        raise stop.agreed
+    if ending is not None and ranks.rank == 0:
+        log.info("Stopping early, after step %d: %s", progress.step, ending)
+    if saved_step != progress.step or not is_evaluated(config, ranks, progress):
         save_and_evaluate()
+    writer.wait()
+    prune(config, ranks)
     if ranks.rank == 0:
         log.info("Train and Evaluate Finished.")
 
 
-def _steps(pipeline: TrainPipeline, batches: Iterator[Batch]) -> Iterator[StepOutput]:
+def _steps(
+    pipeline: TrainPipeline, session: Session, batches: Iterator[Batch], progress: Progress
+) -> Iterator[StepOutput]:
     """Trains on all of ``batches``, yielding the output of each step."""
+    stepper = session.job.stepper
+    batches = stepper.expected(batches)
     while True:
+        stepper.schedule(step=progress.step, epoch=progress.epoch)
+        seed_step(session.ranks, seed=SEED, step=progress.step)
         try:
             output: StepOutput = pipeline.progress(batches)
         except StopIteration:
             return
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; in step {progress.step + 1}") from error
         yield output
 
 
 def _log(session: Session, loggers: Loggers, progress: Progress, values: dict[str, float]) -> None:
-    rates = learning_rates(session.job.optimizer)
+    values = {"epoch": progress.epoch, **session.job.stepper.values(), **values}
     for logger in loggers.train:
-        logger.log({"epoch": progress.epoch, **rates, **values}, progress.step)
-
-
-def _save(session: Session, progress: Progress) -> None:
-    model_dir = Path(session.config.model_dir)
-    if session.ranks.rank == 0:
-        path = checkpoint.checkpoint_path(model_dir, progress.step)
-        log.info("Saving checkpoint to %s...", path)
-    checkpoint.save(
-        model_dir,
-        progress.step,
-        session.ranks,
-        model=session.job.model,
-        optimizer=session.job.optimizer,
-        epoch=progress.epoch,
-        consumed=progress.consumed,
-        state={_SIGNATURE: session.data.signature},
-    )
-
-
-def _evaluate(session: Session, loggers: Loggers, progress: Progress) -> None:
-    """Evaluates the model, writes the result, and deletes checkpoints that need not be kept."""
-    config, ranks = session.config, session.ranks
-    if session.eval_data is not None:
-        results = evaluate(config, session.job, session.eval_data, ranks)
-        if ranks.rank == 0:
-            eval_result.append(Path(config.model_dir) / RESULT_FILE, progress.step, results)
-            name = f"Epoch-{progress.epoch} model-{progress.step}"
-            log.info("Eval Result %s: %s", name, listed(results))
-            for logger in loggers.eval:
-                logger.log(results, progress.step)
-    if config.train_config.keep_checkpoint_max and ranks.rank == 0:
-        _prune(config)
-
-
-def _prune(config: EasyRecConfig) -> None:
-    """Deletes old checkpoints, but never the one that would be exported."""
-    model_dir = Path(config.model_dir)
-    results, saved = eval_result.read(model_dir / RESULT_FILE), checkpoint.steps(model_dir)
-    metric = config.export_config.best_exporter_metric
-    # As long as the metric has no value anywhere, no checkpoint is better than another.
-    judged = [r for r in results if not math.isnan(r.metrics.get(metric, math.nan))]
-    protected = set()
-    if config.export_config.exporter_type == "best" and {r.step for r in judged} & set(saved):
-        chosen, _ = selection.choose(config.export_config, judged, saved)
-        protected.add(chosen.step)
-    checkpoint.prune(model_dir, keep=config.train_config.keep_checkpoint_max, protect=protected)
-
-
-def _finished(config: EasyRecConfig, progress: Progress) -> bool:
-    train_config = config.train_config
-    if train_config.num_steps:
-        return progress.step >= train_config.num_steps
-    return progress.epoch >= train_config.num_epochs
-
-
-def _evaluated(config: EasyRecConfig, step: int) -> bool:
-    if not config.eval_input_path:
-        return True
-    results = eval_result.read(Path(config.model_dir) / RESULT_FILE)
-    return any(result.step == step for result in results)
-
-
-def _save_by_step(config: EasyRecConfig, step: int) -> bool:
-    train_config = config.train_config
-    if train_config.save_checkpoints_epochs or not train_config.save_checkpoints_steps:
-        return False
-    return step % train_config.save_checkpoints_steps == 0
-
-
-def _save_by_epoch(config: EasyRecConfig, epoch: int) -> bool:
-    every = config.train_config.save_checkpoints_epochs
-    return every > 0 and epoch % every == 0
+        logger.log(values, progress.step)
+    loggers.summaries.log()
 
 
 def _nothing_to_train_on(session: Session) -> str:

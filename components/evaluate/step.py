@@ -15,7 +15,7 @@ from tzrec_core.evaluator import evaluate_checkpoint
 from tzrec_core.predictor import predict_checkpoint
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.selection import choose
-from tzrec_core.tasks import build_task
+from tzrec_core.tasks import build_tasks
 
 _MAX_ROC_POINTS = 200  # each is stored as properties of the artifact
 
@@ -81,17 +81,17 @@ def _predictions(place: RunDir, step: int) -> Path:
 
 
 def _roc(config: EasyRecConfig, place: RunDir, step: int) -> list[dict[str, float]]:
-    """Returns the ROC curve of a checkpoint; none if the task has no probability of a click."""
-    task = build_task(config)
-    if not task.is_classifier or task.num_class > 2:
+    """Returns the ROC curve of the first task that has a probability; none if no task has one."""
+    judged = [(task.label, task.probability) for task in build_tasks(config) if task.probability]
+    if not judged:
         return []
-    output = "probs" if task.num_class == 1 else "probs1"
+    label, output = judged[0]
     folder = _predictions(place, step)
     if not folder.exists():
-        _predict(config, place.checkpoint(step), folder, label=task.label, output=output)
-    scored = ds.dataset(folder).to_table(columns=[task.label, output])
+        _predict(config, place.checkpoint(step), folder, label=label, output=output)
+    scored = ds.dataset(folder).to_table(columns=[label, output])
     return roc_points(
-        np.asarray(scored[output]), np.asarray(scored[task.label]), max_points=_MAX_ROC_POINTS
+        np.asarray(scored[output]), np.asarray(scored[label]), max_points=_MAX_ROC_POINTS
     )
 
 

@@ -10,6 +10,9 @@ from components.run_dir import RunDir
 from components.steps import StepFailedError
 from tzrec_core import config as configs
 
+_SAVING_SECONDS = 300
+"""What torchrun lets its processes have when it is stopped; Kubernetes' own limit comes before."""
+
 
 class Outputs(TypedDict):
     """What KFP gets."""
@@ -58,7 +61,13 @@ def train(*, run_dir: str, num_processes: int = 1) -> Outputs:
 
 def command(run_dir: RunDir, *, num_processes: int, edits: Mapping[str, object]) -> list[str]:
     """Returns the command that trains; one process needs no port and no torchrun."""
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}", "-m"]
+    launcher = [
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={num_processes}",
+        f"--shutdown_timeout={_SAVING_SECONDS}",
+        "-m",
+    ]
     data = run_dir.prepared_data()
     return [
         sys.executable,

@@ -330,6 +330,19 @@ def test_training_that_fails_fails_the_step_with_its_own_error_and_marks_the_run
     assert statuses == {"pipeline": "FAILED", "prepare_data": "FINISHED", "train": "FAILED"}
 
 
+def test_training_that_stops_early_is_a_success_with_all_its_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = Run(tmp_path)
+    stopping = "num_epochs: 50 early_stopping { patience: 1 min_delta: 1 }"
+    run.config.write_text(CONFIG.replace("num_epochs: 1", stopping))
+    run.prepare()
+
+    assert run.step("train")["checkpoints"]["step"] == 16
+    run.step("evaluate")
+
+    assert [result.step for result in eval_result.read(run.place.eval_result)] == [8, 16]
+
+
 def test_a_run_dir_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = Run(tmp_path)

@@ -32,7 +32,7 @@ _context.set_forkserver_preload(
         "tests.distributed.ranks",
         "tzrec_core.checkpoint",
         "tzrec_core.optim.build",
-        "tzrec_core.tasks",
+        "tzrec_core.task_metrics",
     ]
 )
 

@@ -53,6 +53,16 @@ def weighted_loss(logits: Tensor, batch: Batch) -> Tensor:
     return (per_row * batch.sample_weights["w"]).sum() / batch.normalizer
 
 
+def weight_of(batch: Batch) -> Tensor:
+    """Returns the weight of a batch as ``weighted_loss`` takes it."""
+    return batch.sample_weights["w"].sum(dtype=torch.float64)
+
+
+def number_of(batch: Batch) -> Tensor:
+    """Returns the weight of a batch whose rows weigh 1 each."""
+    return torch.tensor(float(len(batch)), dtype=torch.float64)
+
+
 class Rows:
     """Random rows; ``batch(start, stop)`` is a slice of them."""
 

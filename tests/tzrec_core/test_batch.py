@@ -33,6 +33,7 @@ def make_batch(seed: int, num_rows: int = 5) -> Batch:
         group_ids={"user": torch.arange(num_rows)},
         position={3: 17},
         normalizer=torch.tensor(2.0),
+        share=torch.tensor(0.5),
     )
 
 
@@ -45,8 +46,7 @@ def tensors(batch: Batch) -> Iterator[Tensor]:
             if ids.weights_or_none() is not None:
                 yield ids.weights()
     yield from (*batch.labels.values(), *batch.sample_weights.values(), *batch.group_ids.values())
-    if batch.normalizer is not None:
-        yield batch.normalizer
+    yield from (part for part in (batch.normalizer, batch.share) if part is not None)
 
 
 def test_length_is_the_number_of_rows_even_without_dense_features():
@@ -66,7 +66,7 @@ def test_every_tensor_moves_and_the_position_stays():
     moved = batch.to(torch.device("meta"))
 
     assert isinstance(batch, Pipelineable)
-    assert len(list(tensors(batch))) == 10
+    assert len(list(tensors(batch))) == 11
     assert all(tensor.is_meta for tensor in tensors(moved))
     assert not any(tensor.is_meta for tensor in tensors(batch))
     assert moved.position == {3: 17}

@@ -28,7 +28,7 @@ def test_there_is_an_example_for_every_model():
     models = {config.load(path).model_config.WhichOneof("model") for path in EXAMPLES}
     known = EasyRecConfig().model_config.DESCRIPTOR.oneofs_by_name["model"].fields
 
-    assert models == {field.name for field in known}
+    assert models == {field.name for field in known if not is_planned(field)}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

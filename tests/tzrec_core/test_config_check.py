@@ -4,7 +4,10 @@ from hypothesis import strategies as st
 
 from tests.tzrec_core.config_sample import sample
 from tzrec_core.config import check, edit, loads
-from tzrec_core.config_check_task import loss_names, metric_names
+from tzrec_core.config_check_metric import metric_names
+from tzrec_core.config_check_model import model_problems
+from tzrec_core.config_check_task import loss_names
+from tzrec_core.config_fields import is_planned
 from tzrec_core.protos.model_pb2 import ModelConfig
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 
@@ -24,7 +27,30 @@ metrics { xauc {} }
 metrics { mean_squared_error {} }
 """
 SOFTMAX = DEEPFM.replace("binary_cross", "softmax_cross") + "num_class: 3 metrics { accuracy {} }"
-MODELS = {"deepfm": DEEPFM, "wide_and_deep": WIDE_AND_DEEP, "dlrm": DLRM, "softmax": SOFTMAX}
+JRC = DEEPFM.replace("binary_cross_entropy {}", 'jrc_loss { session_name: "user_id" }')
+GROUP = 'feature_groups { group_name: "all" feature_names: ["age", "brand"] }'
+TOWERS = """
+task_towers { tower_name: "ctr" label_name: "click" losses { binary_cross_entropy {} }
+  metrics { auc {} } metrics { grouped_auc { grouping_key: "user_id" } } train_metrics { auc {} } }
+task_towers { tower_name: "cvr" label_name: "click" losses { l2_loss {} } mlp { hidden_units: 4 }
+  metrics { xauc {} label_name: "time" } }
+"""
+MMOE = f"{GROUP} mmoe {{ expert_mlp {{ hidden_units: 8 }} {TOWERS} }}"
+MODELS = {
+    "deepfm": DEEPFM,
+    "wide_and_deep": WIDE_AND_DEEP,
+    "dlrm": DLRM,
+    "softmax": SOFTMAX,
+    "jrc": f"{JRC} num_class: 2 metrics {{ auc {{}} }}",
+    "mmoe": MMOE,
+    "simple_multi_task": f"{GROUP} simple_multi_task {{ {TOWERS} }}",
+}
+
+
+def towers(**changes):
+    """Edits of the sample into a model of two towers; changes are of the second one's fields."""
+    model = MMOE.replace('"cvr"', '"cvr" ' + " ".join(f"{k}: {v}" for k, v in changes.items()))
+    return {"model_config": model, "data_config.label_fields": ["click", "buy"]}
 
 
 def changed(edits):
@@ -71,6 +97,26 @@ ALLOWED = [
     },
     {"data_config.sample_weight_fields": "weight"},
     {"model_config.metrics[0].auc.thresholds": 0},
+    {
+        "model_config.metrics": "[{xauc { max_pairs: 9 }}, {log_loss {}}, {normalized_entropy {}},"
+        "{calibration {}}, {calibration_error {}}, {mean_squared_error {}}, {accuracy {}},"
+        '{grouped_auc { grouping_key: "age" weighting: "rows" }},'
+        '{grouped_xauc { grouping_key: "age" max_pairs_per_group: 9 seed: 3 }},'
+        '{ndcg_at_k { grouping_key: "age" top_k: 5 }}, {ndcg_at_k { grouping_key: "age" }}]',
+        "model_config.train_metrics": "[{auc {}}, {accuracy {}}, {mean_absolute_error {}},"
+        "{mean_squared_error {}}, {xauc { in_batch: true weight_batches_equally: true }}]",
+    },
+    {
+        "model_config": SOFTMAX + "metrics { recall_at_k { top_k: 2 } } metrics { log_loss {} }"
+        "metrics { multiclass_auc {} } metrics { multiclass_auc { thresholds: 0 } label_name: 'c' }"
+        "metrics { normalized_entropy {} } metrics { accuracy { top_k: 2 } }"
+        "train_metrics { recall_at_k { top_k: 1 } } train_metrics { recall_at_k { top_k: 2 } }"
+    },
+    {
+        "model_config": DLRM + "metrics { mean_absolute_error {} } metrics { calibration {} }"
+        "train_metrics { xauc { sample_ratio: 0.1 seed: 3 } }"
+        "train_metrics { mean_squared_error {} }"
+    },
     {"model_config": DLRM + "metrics { auc { thresholds: 0 } }"},
     {"model_config.feature_groups[1].feature_names": ["category"]},  # not all features used
     {"export_config": 'exporter_type: "best" best_exporter_metric: "binary_cross_entropy"'},
@@ -80,6 +126,20 @@ ALLOWED = [
     {"model_config.multi_tower.towers[0].mlp": None},
     {"data_config.dataset_type": "CsvDataset", "data_config.with_header": True},
     {"data_config.delimiter": "\t"},
+    {"data_config.sample_cost_field": "tokens", "data_config.batch_cost_size": 100},
+    {"model_config.losses": "binary_focal_loss { gamma: 0 alpha: 0.9 }"},
+    {"model_config.losses": "[{binary_focal_loss {}}, {binary_cross_entropy {}}]"},
+    towers(weight=0),
+    {**towers(sample_weight_name='"w"'), "data_config.sample_weight_fields": "w"},
+    {
+        **towers(sample_weight_name='"w"'),
+        "data_config.sample_weight_fields": ["v", "w"],
+        "model_config.mmoe.task_towers[0].sample_weight_name": "v",
+    },
+    towers(task_space_indicator_label='"buy"', out_task_space_weight=0),
+    {**towers(pareto_min_loss_weight=1), "model_config.use_pareto_loss_weight": True},
+    {**towers(), "export_config": 'exporter_type: "best" best_exporter_metric: "auc_ctr"'},
+    {**towers(), "export_config": 'exporter_type: "best" best_exporter_metric: "l2_loss_cvr"'},
 ]
 
 
@@ -200,6 +260,14 @@ CASES = [
     (
         {"data_config.fg_encoded": False},
         "data_config.fg_encoded is an old name; set data_config.fg_mode instead",
+    ),
+    (
+        {"data_config.sample_cost_field": "tokens"},
+        "data_config.batch_cost_size is 0; must be > 0 with sample_cost_field",
+    ),
+    (
+        {"data_config.batch_cost_size": 100},
+        "data_config.batch_cost_size is set; needs data_config.sample_cost_field",
     ),
     ({"data_config.label_fields": None}, "data_config.label_fields is empty; must name the label"),
     (
@@ -453,6 +521,30 @@ CASES = [
         {"model_config.losses[0].binary_cross_entropy.label_smoothing": 1},
         "model_config.losses[0].binary_cross_entropy.label_smoothing is 1; must be in [0, 1)",
     ),
+    (
+        {"model_config.losses": "binary_focal_loss {}", "model_config.num_class": 2},
+        "model_config.num_class is 2; must be 1 for model_config.losses[0].binary_focal_loss",
+    ),
+    (
+        {"model_config.losses": "binary_focal_loss { gamma: -1 }"},
+        "model_config.losses[0].binary_focal_loss.gamma is -1; must be finite and >= 0",
+    ),
+    (
+        {"model_config.losses": "binary_focal_loss { alpha: 1 }"},
+        "model_config.losses[0].binary_focal_loss.alpha is 1; must be in (0, 1)",
+    ),
+    (
+        {"model_config": JRC},
+        "model_config.num_class is 1; must be 2 for model_config.losses[0].jrc_loss",
+    ),
+    (
+        {"model_config": JRC.replace("session_name", "alpha: 2 session_name") + "num_class: 2"},
+        "model_config.losses[0].jrc_loss.alpha is 2; must be in [0, 1]",
+    ),
+    (
+        {"model_config": JRC.replace("user_id", "") + "num_class: 2"},
+        "model_config.losses[0].jrc_loss.session_name is not set; must name a feature or a column",
+    ),
     # Metrics
     ({"model_config.metrics[0]": "{}"}, "model_config.metrics[0] has no metric"),
     ({"model_config.train_metrics[0]": "{}"}, "model_config.train_metrics[0] has no metric"),
@@ -483,7 +575,70 @@ CASES = [
     ),
     (
         {"model_config.train_metrics": "[{auc {}}, {auc {}}]"},
-        "model_config.train_metrics has auc 2 times; must have each kind once",
+        "model_config.train_metrics has auc 2 times; must have each once",
+    ),
+    (
+        {"model_config.metrics[0]": "multiclass_auc { average: 'micro' }"},
+        "model_config.metrics[0].multiclass_auc.average is 'micro'; must be macro or weighted",
+        "model_config.metrics[0].multiclass_auc needs several classes; num_class is 1, must be > 1",
+    ),
+    (
+        {"model_config.metrics[1].grouped_auc.weighting": "users"},
+        "model_config.metrics[1].grouped_auc.weighting is 'users'; must be groups, rows or positi",
+    ),
+    (
+        {"model_config.metrics[0]": "accuracy { top_k: 2 }"},
+        "model_config.metrics[0].accuracy.top_k is 2; must be 1 as num_class is 1",
+    ),
+    (
+        {"model_config.metrics[0]": "log_loss { eta: 0 }"},
+        "model_config.metrics[0].log_loss.eta is 0; must be in (0, 0.5)",
+    ),
+    (
+        {"model_config.metrics[0]": "normalized_entropy { eta: 0.5 }"},
+        "model_config.metrics[0].normalized_entropy.eta is 0.5; must be in (0, 0.5)",
+    ),
+    (
+        {"model_config.metrics[0]": "calibration_error { num_bins: 0 }"},
+        "model_config.metrics[0].calibration_error.num_bins is 0; must be > 0",
+    ),
+    (
+        {"model_config.metrics[0]": "ndcg_at_k { top_k: 0 }"},
+        "model_config.metrics[0].ndcg_at_k.grouping_key is not set; must name a feature or a colu",
+        "model_config.metrics[0].ndcg_at_k.top_k is 0; must be > 0",
+    ),
+    (
+        {"model_config.metrics[1]": 'grouped_xauc { grouping_key: "u" max_pairs_per_group: 0 }'},
+        "model_config.metrics[1].grouped_xauc.max_pairs_per_group is 0; must be > 0, or left out",
+    ),
+    (
+        {"model_config.metrics[0]": "xauc { in_batch: true sample_ratio: 0.1 max_pairs: 9 }"},
+        "model_config.metrics[0].xauc.sample_ratio is set; must be left out with in_batch, which",
+        "model_config.metrics[0].xauc.max_pairs is set; must be left out with in_batch, which",
+    ),
+    (
+        {"model_config.metrics[0]": "xauc { weight_batches_equally: true }"},
+        "model_config.metrics[0].xauc.weight_batches_equally is true; needs in_batch: true",
+    ),
+    (
+        {"model_config.train_metrics[0]": "xauc { seed: 1 }"},
+        "model_config.train_metrics[0].xauc.seed is set; needs sample_ratio or max_pairs",
+    ),
+    (
+        {"model_config.metrics[1]": 'grouped_xauc { grouping_key: "u" seed: 1 }'},
+        "model_config.metrics[1].grouped_xauc.seed is set; needs max_pairs_per_group",
+    ),
+    (
+        {"model_config": SOFTMAX + "metrics { recall_at_k { top_k: 3 } }"},
+        "model_config.metrics[1].recall_at_k.top_k is 3; must be < 3, which is num_class: the tar",
+    ),
+    (
+        {"model_config": DLRM + "metrics { normalized_entropy {} }"},
+        "model_config.metrics[2].normalized_entropy needs a class; must go with one of the losses",
+    ),
+    (
+        {"model_config": DLRM + "metrics { calibration_error {} }"},
+        "model_config.metrics[2].calibration_error needs a probability, which l2_loss does not ma",
     ),
     (
         {"model_config": DLRM + "metrics { auc {} }"},
@@ -580,6 +735,12 @@ def test_metrics_of_one_kind_get_names_of_their_own():
         metrics { grouped_auc { grouping_key: "session" } label_name: "like" }
         metrics { grouped_auc { grouping_key: "user" } label_name: "like" }
         metrics { xauc {} label_name: "time" }
+        metrics { ndcg_at_k { grouping_key: "user" } }
+        metrics { ndcg_at_k { grouping_key: "user" top_k: 3 } }
+        metrics { ndcg_at_k { grouping_key: "session" } }
+        metrics { recall_at_k {} }
+        metrics { accuracy {} }
+        metrics { accuracy { top_k: 2 } }
         losses { binary_cross_entropy {} }
         losses { l2_loss {} }
         }""",
@@ -594,6 +755,12 @@ def test_metrics_of_one_kind_get_names_of_their_own():
         "grouped_auc_like",
         "grouped_auc_user",
         "xauc",
+        "ndcg_at_10",
+        "ndcg_at_3",
+        "ndcg_at_10_session",
+        "recall_at_5",
+        "accuracy",
+        "accuracy_top_2",
     ]
     assert loss_names(model) == ["binary_cross_entropy", "l2_loss"]
 
@@ -611,6 +778,62 @@ def test_decay_step_must_divide_the_logging_interval(log_steps, decay_step):
 
 
 def test_model_names_in_the_checks_cover_the_schema():
-    known = {field.name for field in ModelConfig.DESCRIPTOR.oneofs_by_name["model"].fields}
+    known = {
+        field.name
+        for field in ModelConfig.DESCRIPTOR.oneofs_by_name["model"].fields
+        if not is_planned(field)
+    }
 
-    assert known == {"multi_tower", *MODELS} - {"softmax"}
+    assert known == {"multi_tower", *MODELS} - {"softmax", "jrc"}
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        (
+            MMOE.removeprefix(GROUP),
+            "model_config.feature_groups is empty; must have one group, of any name",
+        ),
+        (
+            GROUP.replace("all", "b").join([GROUP, MMOE.removeprefix(GROUP)]),
+            "model_config.feature_groups[1].group_name is 'b'; mmoe uses the groups all",
+        ),
+        (
+            MMOE.replace("feature_names", "group_type: WIDE feature_names"),
+            "model_config.feature_groups[0].group_type is WIDE; must be DEEP for group 'all'",
+        ),
+        (
+            GROUP + "simple_multi_task {}",
+            "model_config.simple_multi_task.task_towers is empty; must have at least one tower",
+        ),
+        (
+            MMOE.replace("cvr", "ctr"),
+            "model_config.mmoe.task_towers[1].tower_name is 'ctr', as in an earlier tower",
+        ),
+        (
+            MMOE.replace('"cvr"', '""'),
+            "model_config.mmoe.task_towers[1].tower_name is not set",
+        ),
+        (
+            MMOE.replace("units: 4", "units: 0"),
+            "model_config.mmoe.task_towers[1].mlp.hidden_units is [0]; must be sizes > 0",
+        ),
+        (
+            MMOE.replace("units: 8", "units: 0"),
+            "model_config.mmoe.expert_mlp.hidden_units is [0]; must be sizes > 0",
+        ),
+        (
+            MMOE.replace("mmoe {", "mmoe { gate_mlp {}"),
+            "model_config.mmoe.gate_mlp.hidden_units is []; must be sizes > 0",
+        ),
+        (
+            MMOE.replace("mmoe {", "mmoe { num_expert: 0"),
+            "model_config.mmoe.num_expert is 0; must be > 0",
+        ),
+    ],
+)
+def test_mistakes_in_models_with_several_tasks_are_named(model, complaint):
+    found = list(model_problems(changed({"model_config": model})))
+
+    assert len(found) == 1, found
+    assert found[0].startswith(complaint)

@@ -23,6 +23,8 @@ from tests.tzrec_core.small_model import (
     SmallModel,
     Twin,
     local_weights,
+    number_of,
+    weight_of,
     whole,
 )
 from tzrec_core.batch import Batch
@@ -76,7 +78,7 @@ def train_on(ranks: Ranks, rule: SparseRule, shares: list[Slices]) -> tuple[dict
     batches = agree(
         iter([rows.batch(*share) for share in shares[ranks.rank]]),
         ranks,
-        loss_weight="w",
+        weigh=weight_of,
         drop_remainder=False,
         empty=rows.batch(0, 0),
     )
@@ -258,12 +260,12 @@ def test_a_model_without_tables_trains():
 # agree
 
 
-def numbers_of_rows(ranks: Ranks, shares: list[Slices], drop_remainder: bool, weight: str | None):
+def numbers_of_rows(ranks: Ranks, shares: list[Slices], drop_remainder: bool, weigh):
     rows = Rows(NUM_ROWS)
     batches = agree(
         iter([rows.batch(*share) for share in shares[ranks.rank]]),
         ranks,
-        loss_weight=weight,
+        weigh=weigh,
         drop_remainder=drop_remainder,
         empty=rows.batch(0, 0),
     )
@@ -271,7 +273,7 @@ def numbers_of_rows(ranks: Ranks, shares: list[Slices], drop_remainder: bool, we
 
 
 def test_a_rank_that_runs_out_goes_on_with_empty_batches():
-    first, second = run(numbers_of_rows, 2, UNEVEN, False, "w")
+    first, second = run(numbers_of_rows, 2, UNEVEN, False, weight_of)
 
     assert [rows for rows, _ in first] == [2, 7, 8]
     assert [rows for rows, _ in second] == [6, 1, 0]
@@ -281,9 +283,9 @@ def test_a_rank_that_runs_out_goes_on_with_empty_batches():
         assert [normalizer for _, normalizer in of_rank] == pytest.approx(expected, rel=1e-6)
 
 
-def test_without_a_loss_weight_rows_are_counted():
-    (alone,) = run(numbers_of_rows, 1, ONE_RANK, False, None)
-    first, second = run(numbers_of_rows, 2, UNEVEN, False, None)
+def test_rows_may_weigh_1_each():
+    (alone,) = run(numbers_of_rows, 1, ONE_RANK, False, number_of)
+    first, second = run(numbers_of_rows, 2, UNEVEN, False, number_of)
 
     assert alone == [(8, 8.0)] * 3
     assert [normalizer for _, normalizer in first] == [4.0] * 3
@@ -291,17 +293,49 @@ def test_without_a_loss_weight_rows_are_counted():
 
 
 def test_with_drop_remainder_all_end_with_the_first_rank_that_runs_out():
-    first, second = run(numbers_of_rows, 2, UNEVEN, True, None)
+    first, second = run(numbers_of_rows, 2, UNEVEN, True, number_of)
 
     assert [rows for rows, _ in first] == [2, 7]
     assert [rows for rows, _ in second] == [6, 1]
+
+
+def weights_of_two_tasks(batch: Batch) -> Tensor:
+    """The second task takes the first row of all only."""
+    return torch.stack([weight_of(batch), (batch.dense[:, 0] == Rows(NUM_ROWS).dense[0, 0]).sum()])
+
+
+def agreed_weights(ranks: Ranks, weigh):
+    rows = Rows(NUM_ROWS)
+    batches = agree(
+        iter([rows.batch(*share) for share in UNEVEN[ranks.rank]]),
+        ranks,
+        weigh=weigh,
+        drop_remainder=False,
+        empty=rows.batch(0, 0),
+    )
+    return [(batch.normalizer, batch.share) for batch in batches]
+
+
+def test_each_of_several_tasks_has_its_own_normalizer():
+    weight = Rows(NUM_ROWS).weight
+    sums = [weight[start:stop].sum() for start, stop in ONE_RANK[0]]
+    for of_rank in run(agreed_weights, 2, weights_of_two_tasks):
+        for (normalizer, share), total, of_second in zip(of_rank, sums, [1, 0, 0], strict=True):
+            torch.testing.assert_close(
+                normalizer, torch.stack([total / 2, torch.tensor(0.5 if of_second else 1.0)])
+            )
+            assert share.tolist() == [1.0, of_second]
+
+
+def test_without_losses_there_is_nothing_to_normalize():
+    assert run(agreed_weights, 2, None) == [[(None, None)] * 3] * 2
 
 
 def normalizers_of_weightless_rows(ranks: Ranks) -> list[float]:
     batch = Rows(4).batch(0, 4)
     batch.sample_weights["w"].zero_()
     agreed = agree(
-        iter([batch]), ranks, loss_weight="w", drop_remainder=False, empty=Rows(4).batch(0, 0)
+        iter([batch]), ranks, weigh=weight_of, drop_remainder=False, empty=Rows(4).batch(0, 0)
     )
     return [float(batch.normalizer) for batch in agreed]
 
@@ -327,7 +361,7 @@ def losses_of_pipeline(ranks: Ranks, overlapping: bool, leave_in_the_middle: boo
     for _ in range(2):
         share = [rows.batch(*share) for share in HALVES[ranks.rank]]
         batches = agree(
-            iter(share), ranks, loss_weight="w", drop_remainder=False, empty=rows.batch(0, 0)
+            iter(share), ranks, weigh=weight_of, drop_remainder=False, empty=rows.batch(0, 0)
         )
         outputs = []
         for output, batch in iterate(pipeline, batches):
@@ -341,7 +375,7 @@ def losses_of_pipeline(ranks: Ranks, overlapping: bool, leave_in_the_middle: boo
                             agree(
                                 iter([rows.batch(0, 3)]),
                                 ranks,
-                                loss_weight=None,
+                                weigh=number_of,
                                 drop_remainder=False,
                                 empty=rows.batch(0, 0),
                             )
@@ -388,7 +422,7 @@ def groups_one_after_the_other() -> list[int]:
                     agree(
                         iter([Rows(4).batch(0, 4)]),
                         ranks,
-                        loss_weight=None,
+                        weigh=number_of,
                         drop_remainder=False,
                         empty=Rows(4).batch(0, 0),
                     )

@@ -4,7 +4,7 @@ import pytest
 
 from tzrec_core.eval_result import EvalResult
 from tzrec_core.protos.export_pb2 import ExportConfig
-from tzrec_core.selection import choose
+from tzrec_core.selection import choose, never_to_delete
 
 RESULTS = [
     EvalResult(10, {"auc": 0.6, "loss": 0.5}),
@@ -46,3 +46,19 @@ def test_checkpoints_without_a_result_cannot_be_chosen():
 def test_an_unknown_metric_is_an_error_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'gauc'; they have \['auc', 'loss'\]"):
         choose(ExportConfig(exporter_type="best", best_exporter_metric="gauc"), RESULTS, [10])
+
+
+@pytest.mark.parametrize(
+    ("export_config", "steps", "kept"),
+    [
+        ({}, [10, 20], set()),
+        ({"exporter_type": "best"}, [10, 20, 30], {20}),
+        ({"exporter_type": "best"}, [10, 40], {10}),
+        # None has a value for the metric, or a result at all, or the metric.
+        ({"exporter_type": "best"}, [40], set()),
+        ({"exporter_type": "best"}, [50], set()),
+        ({"exporter_type": "best", "best_exporter_metric": "gauc"}, [10], set()),
+    ],
+)
+def test_the_best_of_the_checkpoints_that_there_are_is_never_deleted(export_config, steps, kept):
+    assert never_to_delete(ExportConfig(**export_config), RESULTS, steps) == kept

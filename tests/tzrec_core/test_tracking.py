@@ -10,10 +10,12 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tzrec_core import mlflow_run, tracking
+from tzrec_core.histogram import histogram
 from tzrec_core.mlflow_run import PARENT_TAG
 from tzrec_core.tracking import ConsoleLogger, MLflowLogger, TensorBoardLogger, progress_line
 
@@ -193,17 +195,48 @@ def test_tensorboard_gets_every_value_and_hides_steps_of_an_interrupted_job(tmp_
     ]
 
 
+def test_tensorboard_shows_histograms_and_leaves_out_what_it_is_told_to(tmp_path):
+    values = torch.tensor([-3.0, 0.5, 0.5, 2.0])
+    logger = TensorBoardLogger(tmp_path, first_step=1, left_out=("loss/", "lr/"))
+    logger.log({"loss/total": 0.5, "lr/g0": 0.1, "epoch": 0}, 7)
+    logger.log_histogram("parameter/w", histogram(values), 7)
+    logger.log_histogram("parameter/nothing", histogram(values[:0]), 7)
+    logger.close()
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+
+    assert events.Tags()["scalars"] == ["epoch"]
+    assert events.Tags()["histograms"] == ["parameter/w"]
+    [event] = events.Histograms("parameter/w")
+    shown = event.histogram_value
+    assert event.step == 7
+    assert (shown.min, shown.max, shown.num, shown.sum, shown.sum_squares) == (-3, 2, 4, 0, 13.5)
+    # TensorBoard reads a bin as what lies between the limit before and its own.
+    for low, high, count in ((-3.1, -2.9, 1), (0.4, 0.6, 2), (1.9, 2.3, 1)):
+        inside = [
+            count
+            for left, right, count in zip(
+                shown.bucket_limit, shown.bucket_limit[1:], shown.bucket[1:], strict=False
+            )
+            if left < high and right > low
+        ]
+        assert sum(inside) == count
+
+
 def test_the_progress_line_has_the_form_that_users_parse():
     line = progress_line(
         {
-            "epoch": 0.0, "samples_per_second": 30123.4, "lr/g0": 1e-6, "lr/g1": 0.001,
+            "epoch": 0.0, "lr/g0": 1e-6, "lr/g1": 0.001, "samples_per_second": 30123.4,
+            "data_wait_share": 0.034, "memory/host_gib": 1.5, "memory/host_peak_gib": 1.923,
+            "memory/device_gib": 2.5, "memory/device_peak_gib": 12.346,
             "loss/binary_cross_entropy": 0.584541, "loss/total": 0.584541, "metric/auc": 0.49411,
         },
         title="Training", step=10, last_step=70, rate=2.0,
     )  # fmt: skip
 
     assert line == (
-        "Training Epoch 0: 10it [2.00it/s] 30123 samples/s lr_g0:1e-06 lr_g1:0.001"
+        "Training Epoch 0: 10it [2.00it/s] 30123 samples/s data_wait:3% memory:1.92GiB"
+        " device_memory:12.35GiB lr_g0:1e-06 lr_g1:0.001"
         " binary_cross_entropy:0.58454 total_loss: 0.58454 auc:0.49411 ETA 0:00:30"
     )
 

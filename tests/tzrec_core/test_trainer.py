@@ -36,6 +36,12 @@ def results(model_dir):
     return [json.loads(line) for line in lines]
 
 
+def train_metrics(model_dir):
+    """What the newest checkpoint has of the train metric: its sums over ranks, step by step."""
+    path = checkpoint.latest(Path(model_dir))
+    return checkpoint.read_position(path).state["train_metrics"]["auc"]["sums"]
+
+
 def assert_same(ours, theirs, **tolerance):
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -77,6 +83,9 @@ def test_continuing_equals_never_having_stopped(tmp_path):
         spawn(train, 1, steps(text, num_steps), {**shuffled, "model_dir": parts}, True)
 
     assert_same(weights(text, whole), weights(text, parts), atol=0, rtol=0)
+    # One decay step, before which the first and after which the second part has stopped.
+    assert sum(train_metrics(whole)["decayed"]) == 64 * 9 + 30
+    assert train_metrics(whole) == train_metrics(parts)
     assert [line["global_step"] for line in results(parts)] == [4, 12, 15]
 
 
@@ -101,6 +110,10 @@ def test_a_checkpoint_of_one_rank_continues_on_two(tmp_path):
     spawn(train, 1, text, {"model_dir": one, "data_config.batch_size": 128})
 
     assert_same(weights(text, one), weights(text, model_dir), atol=1e-5, rtol=1e-4)
+    of_one, of_two = train_metrics(one), train_metrics(model_dir)
+    for name in ("decayed", "recent"):  # but rounding may take a score to the next bin
+        assert sum(of_one[name]) == sum(of_two[name]) > 0
+        assert of_one[name] == pytest.approx(of_two[name], abs=3)
 
 
 def test_a_complete_training_is_left_as_it_is(tmp_path):
@@ -168,6 +181,7 @@ def test_fine_tuning_starts_from_the_weights_at_step_0(tmp_path):
 
     assert_same(weights(text, tmp_path / "model"), weights(text, tmp_path / "tuned"))
     assert results(tmp_path / "tuned")[0]["global_step"] == 8
+    assert sum(train_metrics(tmp_path / "tuned")["recent"]) == 2 * 200
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_without_a_checkpoint(tmp_path):
@@ -180,11 +194,14 @@ def test_a_loss_that_is_not_finite_ends_the_training_without_a_checkpoint(tmp_pa
     assert checkpoint.steps(tmp_path / "model") == []
 
 
-def test_an_epoch_without_a_batch_is_an_error_and_not_an_endless_loop(tmp_path):
-    text = clicks.write(tmp_path, train_rows=50)
+@pytest.mark.parametrize("length", ["num_steps", "num_epochs"])
+def test_an_epoch_without_a_batch_is_an_error_and_not_an_endless_loop(tmp_path, length):
+    text = clicks.write(tmp_path, train_rows=50).replace("num_epochs", length)
 
     with pytest.raises(RankError, match="no batch to train on: 50 rows, batch_size 64 on 1 ranks"):
-        spawn(train, 1, steps(text, 5), {"data_config.drop_remainder": True})
+        spawn(train, 1, text, {"data_config.drop_remainder": True})
+
+    assert checkpoint.steps(tmp_path / "model") == []
 
 
 def test_old_checkpoints_are_deleted_but_never_the_best(tmp_path):
