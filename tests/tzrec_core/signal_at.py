@@ -6,9 +6,9 @@ import threading
 
 
 class SignalAt(logging.Handler):
-    """Waits for the ``count``-th line that contains ``text``, then ``delay`` seconds."""
+    """Waits for the ``count``-th line that contains ``text``, then ``delay`` seconds, if any."""
 
-    def __init__(self, text: str, signum: int, *, count: int = 1, delay: float = 0.0) -> None:
+    def __init__(self, text: str, signum: int, *, count: int, delay: float | None) -> None:
         super().__init__()
         self._text = text
         self._signum = signum
@@ -22,7 +22,11 @@ class SignalAt(logging.Handler):
         if self._text not in record.getMessage():
             return
         self._count -= 1
-        if self._count == 0:
+        if self._count != 0:
+            return
+        if self._delay is None:
+            os.kill(os.getpid(), self._signum)
+        else:
             timer = threading.Timer(self._delay, os.kill, (os.getpid(), self._signum))
             timer.daemon = True
             timer.start()
