@@ -184,7 +184,10 @@ CASES = [
     ),
     ({"eval_config.num_steps": 0}, "eval_config.num_steps is 0; must be > 0, or left out"),
     ({"eval_config.log_step_count_steps": 0}, "eval_config.log_step_count_steps is 0; must be > 0"),
-    ({"train_config.is_profiling": True}, "train_config.is_profiling is not supported yet"),
+    (
+        {"export_config.mixed_precision": "BF16"},
+        "export_config.mixed_precision is not supported yet",
+    ),
     # Optimizers
     (
         {"train_config.sparse_optimizer": None},

@@ -129,7 +129,7 @@ def test_a_training_killed_at_any_moment_loses_nothing(uninterrupted, tmp_path):
     moments = random.Random(world_size)
 
     for attempt in range(2):
-        told = ("Training Epoch", signal.SIGKILL, moments.randint(1, 5), moments.uniform(0, 0.05))
+        told = ("Training Epoch", signal.SIGKILL, moments.randint(3, 6), moments.uniform(0, 0.05))
         changed = {**edits, "model_dir": str(killed)}
         with pytest.raises(RankError, match=KILLED):
             spawn(train_and_be_told, world_size, text, changed, attempt > 0, [told])
