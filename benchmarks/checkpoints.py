@@ -21,9 +21,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
-from tzrec_core import checkpoint
-from tzrec_core.checkpoint_writer import CheckpointWriter, Content, collect
-from tzrec_core.distributed import Ranks, process_group, shard
+from tzrec_core.checkpoints import checkpoint
+from tzrec_core.checkpoints.writer import CheckpointWriter, Content, collect
+from tzrec_core.distributed.ranks import Ranks, process_group
+from tzrec_core.distributed.sharding import shard
 from tzrec_core.optim.build import build_optimizer
 from tzrec_core.optim.sparse import apply_sparse_optimizer, rowwise_adagrad
 from tzrec_core.protos import optimizer_pb2

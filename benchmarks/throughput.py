@@ -19,7 +19,9 @@ from tzrec_core.config import edit, load
 from tzrec_core.data import synthetic
 from tzrec_core.data.collate import empty_batch
 from tzrec_core.data.prepare import prepare
-from tzrec_core.distributed import agree, process_group, train_pipeline
+from tzrec_core.distributed.agreement import agree
+from tzrec_core.distributed.ranks import process_group
+from tzrec_core.distributed.train_pipeline import train_pipeline
 from tzrec_core.features.build import encoded_edits
 from tzrec_core.tasks import loss_weights
 

@@ -84,7 +84,7 @@ class RunDir:
     def checkpoint_steps(self) -> list[int]:
         """Returns the steps of the checkpoints, ascending.
 
-        The names are those of ``tzrec_core.checkpoint``, which takes seconds to import.
+        The names are those of ``tzrec_core.checkpoints.checkpoint``, which takes seconds to import.
         """
         names = [path.name for path in self.checkpoints.glob("model.ckpt-*")]
         matches = [re.fullmatch(r"model\.ckpt-(\d+)", name) for name in names]

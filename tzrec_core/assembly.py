@@ -7,10 +7,11 @@ import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
-from tzrec_core import checkpoint
+from tzrec_core.checkpoints import checkpoint
 from tzrec_core.data.build import build_dataset
 from tzrec_core.data.dataset import Dataset
-from tzrec_core.distributed import Ranks, shard
+from tzrec_core.distributed.ranks import Ranks
+from tzrec_core.distributed.sharding import shard
 from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema
 from tzrec_core.models.build import build_model

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from tzrec_core.config_check_features import feature_problems
-from tzrec_core.config_check_metric import metric_names
-from tzrec_core.config_check_model import model_problems
-from tzrec_core.config_check_task import loss_names, task_problems
-from tzrec_core.config_check_train import early_stopping_problems, train_problems
+from tzrec_core.config_checks.features import feature_problems
+from tzrec_core.config_checks.metric import metric_names
+from tzrec_core.config_checks.model import model_problems
+from tzrec_core.config_checks.task import loss_names, task_problems
+from tzrec_core.config_checks.train import early_stopping_problems, train_problems
 from tzrec_core.config_fields import planned_fields
 from tzrec_core.config_tasks import task_configs
 from tzrec_core.protos import data_pb2, export_pb2

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import torch
 
-from tzrec_core import checkpoint, eval_result
+from tzrec_core import eval_result
 from tzrec_core.assembly import Job, assemble, share_of_rows, uses_averages
 from tzrec_core.batch import Batch
+from tzrec_core.checkpoints import checkpoint
 from tzrec_core.data.collate import empty_batch
 from tzrec_core.data.dataset import Dataset
 from tzrec_core.data.publish import set_aside
-from tzrec_core.distributed import Ranks, agree, on_rank_0, process_group
+from tzrec_core.distributed.agreement import agree
+from tzrec_core.distributed.ranks import Ranks, on_rank_0, process_group
+from tzrec_core.distributed.stop_signal import StopRequest
 from tzrec_core.metrics.exchange import together
 from tzrec_core.optim.dense import dense_parameters
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.stop_signal import StopRequest
 from tzrec_core.task_metrics import TaskMetrics
 from tzrec_core.tasks import checked, loss_weights
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from tzrec_core import checkpoint, eval_result, selection
+from tzrec_core import eval_result, selection
+from tzrec_core.checkpoints import checkpoint
 from tzrec_core.command_line import parser, run
 from tzrec_core.config import check, edit, edits_from_json, load
-from tzrec_core.distributed import on_rank_0, process_group
+from tzrec_core.distributed.ranks import on_rank_0, process_group
 from tzrec_core.exporter import export
-from tzrec_core.milestones import RESULT_FILE
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.training.milestones import RESULT_FILE
 
 # The other ranks wait for rank 0, which may have large tables to read, compile and check.
 _LONGEST_EXPORT = timedelta(days=1)

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tzrec_core import assets, checkpoint
+from tzrec_core import assets
 from tzrec_core.assembly import unsharded, uses_averages
 from tzrec_core.batch import Batch
+from tzrec_core.checkpoints import checkpoint
 from tzrec_core.config import load, save
 from tzrec_core.data.build import build_dataset
 from tzrec_core.features.build import build_schema

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tzrec_core import checkpoint
+from tzrec_core.checkpoints import checkpoint
 from tzrec_core.command_line import parser, run
 from tzrec_core.config import check, edit, edits_from_json, load
 from tzrec_core.exporter import load_config

@@ -13,12 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tzrec_core import checkpoint
 from tzrec_core.assembly import assemble
 from tzrec_core.batch import Batch
+from tzrec_core.checkpoints import checkpoint
 from tzrec_core.data.build import build_reader
 from tzrec_core.data.collate import collate, empty_batch
-from tzrec_core.distributed import Ranks, agree, on_rank_0, process_group
+from tzrec_core.distributed.agreement import agree
+from tzrec_core.distributed.ranks import Ranks, on_rank_0, process_group
 from tzrec_core.exporter import MODEL_FILE, load_scripted, serving_inputs
 from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tzrec_core.batch import Batch
-from tzrec_core.config_check_metric import AnyMetricConfig, metric_name, metric_names
+from tzrec_core.config_checks.metric import AnyMetricConfig, metric_name, metric_names
 from tzrec_core.config_tasks import TaskConfig, task_configs
 from tzrec_core.metrics.build import build_metric, build_train_metric, grouping_key
 from tzrec_core.metrics.decay import DecayedMetric

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tzrec_core.command_line import parser, run
 from tzrec_core.config import check, edit, edits_from_json, load
-from tzrec_core.trainer import train_and_evaluate
+from tzrec_core.training.trainer import train_and_evaluate
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,8 +1,8 @@
 import pytest
 
 from components.run_dir import RunDir, RunInfo, write_json
-from tzrec_core import checkpoint
-from tzrec_core.milestones import RESULT_FILE
+from tzrec_core.checkpoints import checkpoint
+from tzrec_core.training.milestones import RESULT_FILE
 
 
 def test_what_prepare_data_writes_is_read_by_the_steps_after_it(tmp_path):

@@ -1,7 +1,7 @@
 """Runs a test's function on real gloo ranks, one process each.
 
 ``run(function, world_size, *args)`` is what most tests want: every rank calls
-``function(ranks, *args)`` inside ``tzrec_core.distributed.process_group`` and the results come back
+``function(ranks, *args)`` inside ``distributed.ranks.process_group`` and the results come back
 as a list, rank 0 first. ``spawn`` is the same without a process group, for tests of the group.
 
 The function must be importable (a module-level function of the test module); arguments and results
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from tzrec_core.distributed import Ranks, process_group
+from tzrec_core.distributed.ranks import Ranks, process_group
 
 # A fork server imports once what is slow to import; each rank is then a cheap fork of it, which has
 # never run a kernel or a collective.
@@ -30,7 +30,7 @@ _context.set_forkserver_preload(
         "pytest",
         "sklearn.metrics",
         "tests.distributed.ranks",
-        "tzrec_core.checkpoint",
+        "tzrec_core.checkpoints.checkpoint",
         "tzrec_core.optim.build",
         "tzrec_core.task_metrics",
     ]

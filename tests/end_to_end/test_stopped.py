@@ -13,9 +13,9 @@ from mlflow import MlflowClient
 from components.prepare_data.step import prepare_data
 from tests.distributed.ranks import spawn
 from tests.pipeline_inputs import CONFIG, write_click_logs
-from tests.tzrec_core.test_resume import assert_same_training, write
-from tests.tzrec_core.test_trainer import train
-from tzrec_core import checkpoint
+from tests.tzrec_core.training.test_resume import assert_same_training, write
+from tests.tzrec_core.training.test_trainer import train
+from tzrec_core.checkpoints import checkpoint
 
 
 @contextmanager

@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from tests.tzrec_core.small_model import Rows, weight_of
-from tzrec_core import checkpoint_writer
-from tzrec_core.distributed import Ranks, agree, shard, train_pipeline
+from tzrec_core.checkpoints import writer as checkpoint_writer
+from tzrec_core.distributed.agreement import agree
+from tzrec_core.distributed.ranks import Ranks
+from tzrec_core.distributed.sharding import shard
+from tzrec_core.distributed.train_pipeline import train_pipeline
 from tzrec_core.optim.build import build_optimizer
 from tzrec_core.optim.sparse import (
     SparseRule,

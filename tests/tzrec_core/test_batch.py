@@ -11,7 +11,7 @@ from torchrec.distributed.train_pipeline import EvalPipelineSparseDist
 from torchrec.streamable import Pipelineable
 
 from tzrec_core.batch import Batch
-from tzrec_core.distributed import process_group
+from tzrec_core.distributed.ranks import process_group
 
 
 def make_batch(seed: int, num_rows: int = 5) -> Batch:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.distributed.ranks import spawn
 from tests.tzrec_core import clicks
-from tzrec_core import checkpoint, command_line, eval_result
+from tzrec_core import command_line, eval_result
+from tzrec_core.checkpoints import checkpoint
 
 NUM_EVAL_ROWS = 301
 

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from tests.tzrec_core.config_sample import sample
 from tzrec_core.config import check, edit, loads
-from tzrec_core.config_check_metric import metric_names
-from tzrec_core.config_check_model import model_problems
-from tzrec_core.config_check_task import loss_names
+from tzrec_core.config_checks.metric import metric_names
+from tzrec_core.config_checks.model import model_problems
+from tzrec_core.config_checks.task import loss_names
 from tzrec_core.config_fields import is_planned
 from tzrec_core.protos.model_pb2 import ModelConfig
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig

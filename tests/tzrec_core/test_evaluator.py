@@ -4,11 +4,11 @@ import pytest
 
 from tests.distributed.ranks import run, spawn
 from tests.tzrec_core import clicks
-from tzrec_core import checkpoint
 from tzrec_core.assembly import assemble, share_of_rows
+from tzrec_core.checkpoints import checkpoint
 from tzrec_core.config import loads
 from tzrec_core.evaluator import evaluate
-from tzrec_core.trainer import train_and_evaluate
+from tzrec_core.training.trainer import train_and_evaluate
 
 
 def train(text):

@@ -12,11 +12,12 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from tests.distributed.ranks import RankError, spawn
 from tests.tzrec_core import clicks
-from tzrec_core import checkpoint, exporter
+from tzrec_core import exporter
+from tzrec_core.checkpoints import checkpoint
 from tzrec_core.config import loads
 from tzrec_core.evaluator import evaluate_checkpoint
 from tzrec_core.predictor import predict_checkpoint, predict_exported
-from tzrec_core.trainer import train_and_evaluate
+from tzrec_core.training.trainer import train_and_evaluate
 
 
 def train(text):

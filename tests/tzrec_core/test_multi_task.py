@@ -18,13 +18,14 @@ from tests.distributed.ranks import run, spawn
 from tests.tzrec_core import clicks
 from tests.tzrec_core.small_model import local_weights
 from tests.tzrec_core.test_exporter import evaluate, export, predict, predict_scripted
-from tests.tzrec_core.test_trainer import assert_same, results, steps, train, weights
-from tzrec_core import checkpoint
+from tests.tzrec_core.training.test_trainer import assert_same, results, steps, train, weights
 from tzrec_core.assembly import assemble, share_of_rows, unsharded
+from tzrec_core.checkpoints import checkpoint
 from tzrec_core.config import loads
 from tzrec_core.data.build import build_dataset
 from tzrec_core.data.collate import empty_batch
-from tzrec_core.distributed import agree, train_pipeline
+from tzrec_core.distributed.agreement import agree
+from tzrec_core.distributed.train_pipeline import train_pipeline
 from tzrec_core.features.build import build_schema
 from tzrec_core.optim.accumulation import accumulated
 from tzrec_core.tasks import loss_weights

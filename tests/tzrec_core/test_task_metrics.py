@@ -22,8 +22,8 @@ from tests.tzrec_core.task_rows import (
     rows_of,
     towers,
 )
-from tzrec_core.config_check_metric import metric_names
-from tzrec_core.config_check_task import loss_names
+from tzrec_core.config_checks.metric import metric_names
+from tzrec_core.config_checks.task import loss_names
 from tzrec_core.metrics.xauc import xauc
 from tzrec_core.task_metrics import TaskMetrics, TrainMetrics
 from tzrec_core.tasks import build_tasks, predictions, row_weights

@@ -14,7 +14,7 @@ from tests.tzrec_core.task_rows import (
     make_logits_of_towers,
     towers,
 )
-from tzrec_core.distributed import process_group
+from tzrec_core.distributed.ranks import process_group
 from tzrec_core.optim.loss_scale import LossScale
 from tzrec_core.optim.pareto import ParetoBalance
 from tzrec_core.task_model import Scoring

@@ -4,7 +4,7 @@ from functools import partial
 
 from torchmetrics import Metric
 
-from tzrec_core.config_check_metric import AnyMetricConfig, option_problems
+from tzrec_core.config_checks.metric import AnyMetricConfig, option_problems
 from tzrec_core.metrics.accuracy import binary_hits, top_k_hits
 from tzrec_core.metrics.auc import exact_auc
 from tzrec_core.metrics.binned_auc import binned_auc

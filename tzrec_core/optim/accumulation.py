@@ -21,7 +21,7 @@ def accumulated(
     the first.
 
     Args:
-        batches: From ``distributed.agree``.
+        batches: From ``distributed.agreement.agree``.
         num_batches: 1 or more.
         limit: Batches to pass on at most; None: all.
     """

@@ -7,7 +7,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
-from tzrec_core.distributed import Ranks
+from tzrec_core.distributed.ranks import Ranks
 from tzrec_core.modules.gradient_gate import GradientGate
 from tzrec_core.optim.averages import Averages
 from tzrec_core.optim.dense import DenseFactory, combine, dense_parameters
@@ -58,9 +58,9 @@ def build_stepper(
 
     Args:
         config: Its schedules, clipping and averages count.
-        model: From ``distributed.shard``.
+        model: From ``distributed.sharding.shard``.
         optimizer: From ``build_optimizer``.
-        ranks: From ``distributed.process_group``.
+        ranks: From ``distributed.ranks.process_group``.
         gate: The model's; closed here if the loss is scaled.
         loss_scale: What the model multiplies its loss by, if by anything.
     """

@@ -57,7 +57,7 @@ def combine(
     the backward pass.
 
     Args:
-        model: From ``distributed.shard``.
+        model: From ``distributed.sharding.shard``.
         dense: Makes the optimizer of what is in no part.
         parts: For each part the pattern of its parameters' names, and what makes its optimizer.
 

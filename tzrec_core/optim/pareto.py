@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tzrec_core.distributed import Ranks
+from tzrec_core.distributed.ranks import Ranks
 from tzrec_core.losses.pareto import pareto_weights
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchrec.optim.keyed import CombinedOptimizer
 
 from tzrec_core.batch import Batch
-from tzrec_core.distributed import Ranks
+from tzrec_core.distributed.ranks import Ranks
 from tzrec_core.modules.gradient_gate import GradientGate
 from tzrec_core.optim.averages import Averages
 from tzrec_core.optim.dense import learning_rates, set_learning_rates

@@ -7,7 +7,7 @@ from google.protobuf import text_format
 
 from tests.distributed.ranks import run
 from tests.tzrec_core.models.samples import FEATURES, MULTI_TASK_MODELS, make_batch, model_config
-from tzrec_core.distributed import shard
+from tzrec_core.distributed.sharding import shard
 from tzrec_core.models.build import build_model
 from tzrec_core.modules.experts import MixtureOfExperts
 from tzrec_core.modules.mlp import Layers

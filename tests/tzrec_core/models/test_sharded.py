@@ -10,7 +10,8 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from tests.distributed.ranks import run
 from tests.tzrec_core.models.samples import FEATURES, MODELS, make_batch, model_config
-from tzrec_core.distributed import Ranks, process_group, shard
+from tzrec_core.distributed.ranks import Ranks, process_group
+from tzrec_core.distributed.sharding import shard
 from tzrec_core.models.build import build_model
 from tzrec_core.optim.dense import combine
 from tzrec_core.optim.sparse import apply_sparse_optimizer, sgd

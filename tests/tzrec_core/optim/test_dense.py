@@ -8,7 +8,8 @@ from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 
 from tests.distributed.ranks import run
-from tzrec_core.distributed import Ranks, shard
+from tzrec_core.distributed.ranks import Ranks
+from tzrec_core.distributed.sharding import shard
 from tzrec_core.optim.build import build_optimizer
 from tzrec_core.optim.dense import assign, combine, learning_rates, log_parts
 from tzrec_core.optim.sparse import apply_sparse_optimizer, sgd

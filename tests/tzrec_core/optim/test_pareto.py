@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.distributed.ranks import run
-from tzrec_core.distributed import Ranks, process_group
+from tzrec_core.distributed.ranks import Ranks, process_group
 from tzrec_core.optim.pareto import ParetoBalance
 
 GENERATOR = torch.Generator().manual_seed(0)

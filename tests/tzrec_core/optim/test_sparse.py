@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
 from tests.distributed.ranks import run
-from tzrec_core.distributed import Ranks, shard
+from tzrec_core.distributed.ranks import Ranks
+from tzrec_core.distributed.sharding import shard
 from tzrec_core.optim.build import build_optimizer
 from tzrec_core.optim.sparse import SparseRule, adagrad, apply_sparse_optimizer, sgd
 from tzrec_core.protos import optimizer_pb2

@@ -19,7 +19,10 @@ from tests.tzrec_core.small_model import (
     weight_of,
     whole,
 )
-from tzrec_core.distributed import Ranks, agree, shard, train_pipeline
+from tzrec_core.distributed.agreement import agree
+from tzrec_core.distributed.ranks import Ranks
+from tzrec_core.distributed.sharding import shard
+from tzrec_core.distributed.train_pipeline import train_pipeline
 from tzrec_core.modules.gradient_gate import GradientGate
 from tzrec_core.optim.accumulation import accumulated
 from tzrec_core.optim.build import build_loss_scale, build_optimizer, build_stepper

@@ -28,8 +28,9 @@ from tests.tzrec_core.small_model import (
     local_weights,
     whole,
 )
-from tzrec_core import tensor_files
-from tzrec_core.distributed import Ranks, shard
+from tzrec_core.checkpoints import tensor_files
+from tzrec_core.distributed.ranks import Ranks
+from tzrec_core.distributed.sharding import shard
 from tzrec_core.optim.build import build_optimizer
 from tzrec_core.optim.sparse import apply_sparse_optimizer, kernel_for
 from tzrec_core.optim.state import named_state
