@@ -262,14 +262,23 @@ def test_without_its_checkpoints_nothing_of_another_training_stays(
         assert said == []
 
 
+def take_weights(source, target):
+    """Gives a checkpoint the weights of another one, and a manifest that says so."""
+    shutil.rmtree(target / "model")
+    shutil.copytree(source / "model", target / "model")
+    ours, theirs = (json.loads((path / "manifest.json").read_text()) for path in (target, source))
+    kept = {name: record for name, record in ours.items() if not name.startswith("model/")}
+    taken = {name: record for name, record in theirs.items() if name.startswith("model/")}
+    (target / "manifest.json").write_text(json.dumps(kept | taken))
+
+
 def test_a_result_of_a_checkpoint_that_another_training_replaced_does_not_count(finished, tmp_path):
     run, outputs, _ = finished
     copy = Run(tmp_path)
     shutil.copytree(run.place.path, copy.place.path)
     best = outputs["chosen"]["step"]
     other = next(s for s in run.place.checkpoint_steps() if s != best)
-    shutil.rmtree(copy.place.checkpoint(best) / "model")
-    shutil.copytree(run.place.checkpoint(other) / "model", copy.place.checkpoint(best) / "model")
+    take_weights(run.place.checkpoint(other), copy.place.checkpoint(best))
     old = files(copy.place.evaluation / "predictions")
 
     assert copy.step("select_best")["step"] != best

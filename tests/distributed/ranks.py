@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from tzrec_core.distributed.ranks import Ranks, process_group
@@ -106,6 +107,8 @@ def _rank_main(
     args: tuple[Any, ...],
 ) -> None:
     os.environ.update(environment)
+    # The fork server has read OMP_NUM_THREADS already, when it imported torch.
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     try:
         # Pickled by value here: torch's own reductions would share memory with a process that ends.
         answer = pickle.dumps(("result", function(*args)))
