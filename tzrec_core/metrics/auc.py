@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from tzrec_core.metrics.one_thread import one_thread
 from tzrec_core.metrics.pairs import sort_by_group, starts_of_runs, sum_by_group
 from tzrec_core.metrics.validity import refuse_nan, refuse_not_binary, warn_if_nan
 
 
+@one_thread()
 def exact_auc(preds: Tensor, target: Tensor) -> Tensor:
     """Returns the share of (positive, negative) pairs with the positive's prediction higher.
 

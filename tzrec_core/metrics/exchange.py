@@ -61,8 +61,7 @@ def to_rank_0(columns: Sequence[Tensor]) -> list[Tensor]:
 def by_key(columns: Sequence[Tensor], keys: Tensor) -> tuple[list[Tensor], Tensor]:
     """Returns rows of all ranks such that those of equal keys are on one rank.
 
-    A mixed hash of the key chooses the rank, so that keys which are a multiple of something, or
-    negative, or hashes themselves, spread evenly. Rows without a key (``NULL_ID``) stay.
+    Rows without a key (``NULL_ID``) stay where they are.
 
     Args:
         columns: [n, ...] each, on every rank of the same types; n differs between ranks, or is 0.
@@ -73,12 +72,20 @@ def by_key(columns: Sequence[Tensor], keys: Tensor) -> tuple[list[Tensor], Tenso
     """
     if num_ranks() == 1:
         return list(columns), keys
-    rank = ((mixed(keys) >> 32) & 0x7FFFFFFF) % num_ranks()
-    rank = rank.where(keys != NULL_ID, own_rank())
+    rank = rank_of(keys, num_ranks()).where(keys != NULL_ID, own_rank())
     order = argsort(rank)
     counts = torch.bincount(rank, minlength=num_ranks()).tolist()
     *columns, keys = _send([column[order] for column in (*columns, keys)], counts)
     return columns, keys
+
+
+def rank_of(keys: Tensor, world_size: int) -> Tensor:
+    """Returns the ranks, [n] int64, on which the rows of [n] int64 keys meet.
+
+    A mixed hash of the key chooses it, so that keys which are a multiple of something, or negative,
+    or hashes themselves, spread evenly.
+    """
+    return ((mixed(keys) >> 32) & 0x7FFFFFFF) % world_size
 
 
 def mixed(keys: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 from tzrec_core.batch import NULL_ID
 from tzrec_core.metrics.group_sums import GroupValues
 from tzrec_core.metrics.log_loss import row_log_loss
+from tzrec_core.metrics.one_thread import one_thread
 from tzrec_core.metrics.pairs import concordant_by_row, number_groups
 from tzrec_core.metrics.streaming import checked_labels
 from tzrec_core.metrics.validity import refuse_nan, refuse_not_binary, refuse_not_class
@@ -75,6 +76,7 @@ def group_mean_statistics(name: str, groups: GroupValues) -> GroupStatistics:
     return GroupStatistics(name, sums, lambda sums: sums[..., 0] / sums[..., 1])
 
 
+@one_thread()
 def auc_statistics(preds: Tensor, target: Tensor, keys: Tensor | None) -> GroupStatistics:
     """Returns ``exact_auc``, whose arguments and errors it has, by groups of equal ``keys``."""
     refuse_nan("auc", preds.isnan().sum())
@@ -98,6 +100,7 @@ def auc_statistics(preds: Tensor, target: Tensor, keys: Tensor | None) -> GroupS
     return GroupStatistics("auc", sums, formula)
 
 
+@one_thread()
 def xauc_statistics(
     preds: Tensor, target: Tensor, keys: Tensor | None, *, exclude_tied_targets: bool = False
 ) -> GroupStatistics:

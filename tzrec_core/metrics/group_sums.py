@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tzrec_core.metrics.one_thread import one_thread
+
 
 @dataclass(frozen=True)
 class GroupSums:
@@ -77,6 +79,7 @@ class GroupValues:
     sizes: Tensor
     num_rows: int
 
+    @one_thread()
     def add_up(self) -> GroupSums:
         """Returns what the groups add to the metric of all groups."""
         used = self.weights > 0

@@ -6,6 +6,7 @@ from torch import Tensor
 from tzrec_core.batch import NULL_ID
 from tzrec_core.metrics.auc import auc_by_group
 from tzrec_core.metrics.group_sums import GroupSums, GroupValues
+from tzrec_core.metrics.one_thread import one_thread
 from tzrec_core.metrics.pairs import number_groups
 from tzrec_core.metrics.validity import refuse_nan, refuse_not_binary
 
@@ -15,6 +16,7 @@ def grouped_auc_sums(preds: Tensor, target: Tensor, keys: Tensor, *, weighting: 
     return grouped_auc_values(preds, target, keys, weighting=weighting).add_up()
 
 
+@one_thread()
 def grouped_auc_values(
     preds: Tensor, target: Tensor, keys: Tensor, *, weighting: str
 ) -> GroupValues:

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from tzrec_core.batch import NULL_ID
 from tzrec_core.metrics.group_sums import GroupSums, GroupValues
+from tzrec_core.metrics.one_thread import one_thread
 from tzrec_core.metrics.pairs import count_concordant_pairs, count_tied_pairs, number_groups
 from tzrec_core.metrics.validity import refuse_nan
 
@@ -17,6 +18,7 @@ def grouped_xauc_sums(
     ).add_up()
 
 
+@one_thread()
 def grouped_xauc_values(
     preds: Tensor, target: Tensor, keys: Tensor, *, exclude_tied_targets: bool = False
 ) -> GroupValues:

@@ -5,11 +5,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tzrec_core.metrics.one_thread import one_thread
 from tzrec_core.metrics.pairs import count_concordant_pairs, count_tied_pairs
 from tzrec_core.metrics.streaming import SumFormula
 from tzrec_core.metrics.validity import refuse_nan, warn_if_nan
 
 
+@one_thread()
 def pair_counts(preds: Tensor, target: Tensor, *, exclude_tied_targets: bool) -> Tensor:
     """Counts pairs of rows i < j with (target_i - target_j) * (pred_i - pred_j) > 0, and all pairs.
 

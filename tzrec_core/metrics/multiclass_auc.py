@@ -9,12 +9,14 @@ from torchmetrics import Metric
 
 from tzrec_core.metrics.auc import auc_by_group
 from tzrec_core.metrics.exchange import own_rank, to_rank_0, together
+from tzrec_core.metrics.one_thread import one_thread
 from tzrec_core.metrics.streaming import SumFormula, checked_labels
 from tzrec_core.metrics.validity import refuse_nan, refuse_not_class, warn_if_nan
 
 AVERAGES = ("macro", "weighted")
 
 
+@one_thread()
 def exact_multiclass_auc(preds: Tensor, target: Tensor, *, average: str) -> Tensor:
     """Returns the mean over classes c of the AUC of the prediction of c against ``target == c``.
 

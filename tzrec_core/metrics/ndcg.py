@@ -5,6 +5,7 @@ from torch import Tensor
 
 from tzrec_core.batch import NULL_ID
 from tzrec_core.metrics.group_sums import GroupSums, GroupValues
+from tzrec_core.metrics.one_thread import one_thread
 from tzrec_core.metrics.pairs import number_groups, sort_by_group, starts_of_runs
 from tzrec_core.metrics.validity import refuse_nan
 
@@ -14,6 +15,7 @@ def ndcg_sums(preds: Tensor, target: Tensor, keys: Tensor, *, top_k: int) -> Gro
     return ndcg_values(preds, target, keys, top_k=top_k).add_up()
 
 
+@one_thread()
 def ndcg_values(preds: Tensor, target: Tensor, keys: Tensor, *, top_k: int) -> GroupValues:
     """Returns each group's DCG@k / (the largest DCG@k of its rows).
 

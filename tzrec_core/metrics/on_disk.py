@@ -24,6 +24,7 @@ from torch import Tensor
 from tzrec_core.batch import NULL_ID
 from tzrec_core.metrics.exchange import mixed, num_ranks, own_rank, together
 from tzrec_core.metrics.group_sums import GroupSums
+from tzrec_core.metrics.one_thread import one_thread
 from tzrec_core.metrics.order import argsort
 from tzrec_core.metrics.pairs import count_concordant_pairs, count_tied_pairs
 from tzrec_core.metrics.row_files import Columns, RowFiles
@@ -77,6 +78,7 @@ def group_sums(files: RowFiles, key: str, formulas: Sequence[GroupedColumns]) ->
     return [reduce(add, sums) for sums in zip(*together(add_up), strict=True)]
 
 
+@one_thread()
 def auc_on_disk(files: RowFiles, preds: str, label: str) -> float:
     """Returns ``auc.exact_auc`` of two columns.
 
@@ -123,6 +125,7 @@ def auc_on_disk(files: RowFiles, preds: str, label: str) -> float:
     return _ratio("auc", wins / 2, num_pairs, "one class only")
 
 
+@one_thread()
 def xauc_on_disk(
     files: RowFiles, preds: str, label: str, *, exclude_tied_targets: bool = False
 ) -> float:

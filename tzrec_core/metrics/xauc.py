@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from tzrec_core.metrics.one_thread import one_thread
 from tzrec_core.metrics.pairs import count_concordant_pairs, count_tied_pairs
 from tzrec_core.metrics.validity import refuse_nan, warn_if_nan
 
 
+@one_thread()
 def xauc(preds: Tensor, target: Tensor, *, exclude_tied_targets: bool = False) -> Tensor:
     """Returns the share of pairs i < j with (target_i - target_j) * (pred_i - pred_j) > 0.
 

@@ -5,7 +5,15 @@ import torch
 from tests.distributed.ranks import run
 from tzrec_core.batch import NULL_ID
 from tzrec_core.data.shuffle import mix64
-from tzrec_core.metrics.exchange import by_key, mixed, num_ranks, own_rank, to_rank_0, together
+from tzrec_core.metrics.exchange import (
+    by_key,
+    mixed,
+    num_ranks,
+    own_rank,
+    rank_of,
+    to_rank_0,
+    together,
+)
 
 SIZES = [40, 0, 13]
 
@@ -120,7 +128,7 @@ def test_mixing_is_that_of_splitmix64():
 )
 @pytest.mark.parametrize("world_size", [2, 3, 8])
 def test_regular_keys_spread_evenly(keys, world_size):
-    counts = torch.bincount(((mixed(keys) >> 32) & 0x7FFFFFFF) % world_size, minlength=world_size)
+    counts = torch.bincount(rank_of(keys, world_size), minlength=world_size)
     # Six standard deviations of throwing dice.
     spread = 6 * (len(keys) / world_size) ** 0.5
     assert (counts - len(keys) / world_size).abs().max() < spread

@@ -66,6 +66,14 @@ def test_weighted_mean_divides_by_the_weights():
     assert mean.compute().item() == pytest.approx(expected / sum(weight.tolist()), rel=1e-6)
 
 
+def test_weighted_means_add_up_what_float32_would_lose():
+    lost = 2.0**25
+    mean = WeightedMean()
+    mean.update(torch.tensor([lost, 1.0, -lost]), torch.ones(3))
+    mean.update(torch.tensor([0.0, 0.0]), torch.tensor([lost, 1.0]))
+    assert mean.compute().item() == pytest.approx(1 / (lost + 4), rel=1e-12)
+
+
 FORMULAS = [
     mean_over_rows("m", absolute_error),
     mean_over_rows("m", partial(binary_hits, threshold=0.5), num_labels=2),

@@ -152,6 +152,14 @@ def test_other_groups_do_not_change_what_is_drawn_from_a_group():
     assert (even + odd).num_groups == whole.num_groups
 
 
+def test_groups_of_the_same_rows_draw_different_pairs():
+    preds, target = sample(10)
+    keys = torch.arange(2000).repeat_interleave(10)
+    rows = (preds.repeat(2000), target.repeat(2000), keys)
+    sums = sampled_grouped_xauc_sums(*rows, max_pairs_per_group=3, seed=0)
+    assert abs(sums.value - xauc(preds, target).item()) < 4 * 0.5 / 6000**0.5
+
+
 def test_pairs_of_a_group_are_drawn_of_that_group():
     # In order within each group, reversed between groups.
     keys = torch.arange(60) // 20
