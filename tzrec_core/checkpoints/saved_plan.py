@@ -62,6 +62,4 @@ def _listed(plan: TablePlan) -> str:
 
 
 def _column_offsets(sharding: Any) -> list[int]:
-    if sharding.sharding_spec is None:  # replicated
-        return [0]
     return sorted({shard.shard_offsets[1] for shard in sharding.sharding_spec.shards})

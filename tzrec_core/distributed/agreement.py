@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import signal
 from collections.abc import Callable, Iterator
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from tzrec_core.batch import Batch
 from tzrec_core.distributed.ranks import Ranks
-from tzrec_core.distributed.stop_signal import Stopped, StopRequest
+from tzrec_core.distributed.stop_signal import STOPPING, Stopped, StopRequest
 
 
 def agree(
@@ -43,23 +42,26 @@ def agree(
         stop: Whether this process is to stop; None if nothing but the end of the data stops it.
 
     Raises:
-        Stopped: A rank is to stop; on every rank, in place of the same batch.
+        Stopped: A rank is to stop; on every rank, in place of the same batch and with the same
+            signal.
     """
     stop = stop or StopRequest()
     while True:
         mine = stop.next_of(batches)
         batch = empty if mine is None else mine
-        counts = torch.tensor([mine is not None, stop.signum is not None], dtype=torch.float64)
+        told = [stop.signum == signum for signum in STOPPING]
+        counts = torch.tensor([mine is not None, *told], dtype=torch.float64)
         weights = counts.new_zeros(0) if weigh is None else weigh(batch)
         sums = torch.cat([counts, weights.flatten()])
         dist.all_reduce(sums, group=ranks.control)
-        num_ranks_with_data, num_ranks_to_stop = sums[:2].tolist()
-        if num_ranks_to_stop:
-            raise Stopped(stop.signum or signal.SIGTERM)
+        num_ranks_with_data, *nums_told = sums[: len(counts)].tolist()
+        for signum, num_told in zip(STOPPING, nums_told, strict=True):
+            if num_told:
+                raise Stopped(signum)
         if num_ranks_with_data < (ranks.world_size if drop_remainder else 1):
             return
         if weigh is not None:
-            of_all = sums[2:].view(weights.shape)
+            of_all = sums[len(counts) :].view(weights.shape)
             normalizer = (of_all / ranks.world_size).where(of_all > 0, 1.0)
             batch = dataclasses.replace(
                 batch, normalizer=normalizer.float(), share=(of_all > 0).float()

@@ -22,6 +22,11 @@ def launch_name() -> str | None:
     return f"process {launcher.pid} since {launcher.create_time()}"
 
 
+def is_first() -> bool:
+    """Returns whether this process is to be rank 0, which it knows before it meets the others."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def num_restarts() -> int:
     """Returns how often torchrun has started this machine's processes again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -12,6 +12,9 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+"""The signals that ask for an end; where ranks got different ones the first counts."""
+
 _ECHO_SECONDS = 2.0
 """A launcher forwards a signal that its whole process group may have received already."""
 
@@ -40,6 +43,7 @@ class StopRequest:
         """Handles a signal."""
         self.signum = self.signum or signum
         if self._is_waiting:
+            self._is_waiting = False  # its echo must not interrupt what follows
             raise _Interrupted
 
     def next_of(self, items: Iterator[Item]) -> Item | None:
@@ -82,7 +86,7 @@ def stop_requests() -> Iterator[StopRequest]:
     arrivals, arriving = socket.socketpair()
     arriving.setblocking(False)
     watch = threading.Thread(target=_end_at_the_second, args=(arrivals,), daemon=True)
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {signum: signal.getsignal(signum) for signum in STOPPING}
     for signum in handlers:
         signal.signal(signum, request.notice)
     wakeup = signal.set_wakeup_fd(arriving.fileno(), warn_on_full_buffer=False)
@@ -103,7 +107,7 @@ def _end_at_the_second(arrivals: socket.socket) -> None:
     with arrivals:
         while arrived := arrivals.recv(1):
             signum = arrived[0]
-            if signum not in (signal.SIGTERM, signal.SIGINT):
+            if signum not in STOPPING:
                 continue
             if first is None:
                 first = time.monotonic()

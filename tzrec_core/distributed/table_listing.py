@@ -1,11 +1,20 @@
 """The sharding plan as the log shows it."""
 
-import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torchrec.distributed.model_parallel import DistributedModelParallel
+
+_ITEM = 4
+"""Bytes of a weight."""
+
+
+class Part(NamedTuple):
+    """What one rank has of a table: all of it, some of its rows, or some of its columns."""
+
+    rank: int
+    rows: int
+    dim: int
 
 
 class Table(NamedTuple):
@@ -16,14 +25,18 @@ class Table(NamedTuple):
         rows: Of the whole table.
         dim: Likewise its columns.
         kind: How it is sharded, and what computes it.
-        bytes_of_ranks: Of the weights that each rank has, without the optimizer's state.
+        parts: What ranks have of it.
     """
 
     name: str
     rows: int
     dim: int
     kind: str
-    bytes_of_ranks: dict[int, int]
+    parts: tuple[Part, ...]
+
+    def bytes_of(self, rank: int) -> int:
+        """Returns the bytes of the rank's weights, without the optimizer's state."""
+        return sum(_ITEM * part.rows * part.dim for part in self.parts if part.rank == rank)
 
 
 def tables(model: DistributedModelParallel) -> list[Table]:
@@ -32,29 +45,26 @@ def tables(model: DistributedModelParallel) -> list[Table]:
     found = []
     for path, plans in model.plan.plan.items():
         for name, plan in plans.items():
-            weight = weights[f"{path}.embedding_bags.{name}.weight".lstrip(".")]
-            rows, dim = weight.shape
-            sizes: defaultdict[int, int] = defaultdict(int)
-            if plan.sharding_spec is None:  # replicated
-                sizes |= dict.fromkeys(plan.ranks, rows * dim * weight.itemsize)
-            else:
-                for shard in plan.sharding_spec.shards:
-                    sizes[shard.placement.rank()] += math.prod(shard.shard_sizes) * weight.itemsize
+            rows, dim = weights[f"{path}.embedding_bags.{name}.weight".lstrip(".")].shape
+            parts = tuple(
+                Part(shard.placement.rank(), *shard.shard_sizes)
+                for shard in plan.sharding_spec.shards
+            )
             kind = f"{plan.sharding_type}/{plan.compute_kernel}"
-            found.append(Table(f"{path}.{name}".lstrip("."), rows, dim, kind, dict(sizes)))
+            found.append(Table(f"{path}.{name}".lstrip("."), rows, dim, kind, parts))
     return found
 
 
 def listed(found: Sequence[Table], world_size: int) -> str:
     """Returns a line of sums, and one for each table in columns."""
-    of_ranks = [sum(t.bytes_of_ranks.get(r, 0) for t in found) for r in range(world_size)]
+    of_ranks = [sum(table.bytes_of(rank) for table in found) for rank in range(world_size)]
     lines = [
         [
             table.name,
             f"{table.rows} x {table.dim}",
             table.kind,
-            f"rank {', '.join(map(str, sorted(table.bytes_of_ranks)))}",
-            _size(sum(table.bytes_of_ranks.values())),
+            _size(_ITEM * table.rows * table.dim),
+            _places(table),
         ]
         for table in found
     ]
@@ -68,6 +78,25 @@ def listed(found: Sequence[Table], world_size: int) -> str:
         for line in lines
     ]
     return "\n  ".join([head, *rows])
+
+
+def _places(table: Table) -> str:
+    """Returns which ranks have the table, and of a split one what: those with equal parts at once.
+
+    Ranks that have nothing of it are left out.
+    """
+    of_ranks: dict[int, list[str]] = {}
+    for part in table.parts:
+        if part.rows:
+            of_ranks.setdefault(part.rank, []).append(f"{part.rows} x {part.dim}")
+    ranks_of: dict[str, list[int]] = {}
+    for rank in sorted(of_ranks):
+        ranks_of.setdefault(" + ".join(of_ranks[rank]), []).append(rank)
+    is_whole = len(table.parts) == 1
+    return "; ".join(
+        f"rank {', '.join(map(str, ranks))}" + ("" if is_whole else f": {sizes}")
+        for sizes, ranks in ranks_of.items()
+    )
 
 
 def _size(num_bytes: int) -> str:

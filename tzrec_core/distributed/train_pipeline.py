@@ -9,7 +9,7 @@ The order of calls, each on every rank::
         with optim.sparse.kernel_for(rule):
             sharded = shard(model, ranks, batch_size=..., seed=...)
         optimizer = optim.build.build_optimizer(config.dense_optimizer, sharded, rule)
-        checkpoint.restore(path, ranks, model=sharded, optimizer=optimizer)   # to continue
+        restoring.restore(path, ranks, model=sharded, optimizer=optimizer)   # to continue
         stepper = optim.build.build_stepper(config, sharded, optimizer, ranks, ...)
         pipeline = train_pipeline(sharded, stepper, ranks)
         for epoch in ...:

@@ -94,7 +94,11 @@ def _collection(
             feature_names=[feature.name],
             pooling=PoolingType.SUM if weighted else PoolingType(table.pooling.upper()),
             # Without one TorchRec draws from the uniform distribution over +-1 / sqrt(rows).
-            init_fn=None if table.init_fn is None else parse_initializer(table.init_fn),
+            init_fn=None
+            if table.init_fn is None
+            else parse_initializer(
+                table.init_fn, num_rows=table.num_embeddings, dim=table.embedding_dim
+            ),
         )
     if not tables:
         return None

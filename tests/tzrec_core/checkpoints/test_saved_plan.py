@@ -21,7 +21,7 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from tests.distributed.ranks import run
 from tests.tzrec_core.small_model import TABLES, SmallModel
 from tests.tzrec_core.small_training import ADAGRAD, DENSE, ROWWISE, save, train
-from tzrec_core.checkpoints import checkpoint
+from tzrec_core.checkpoints import restoring
 from tzrec_core.distributed.ranks import Ranks
 from tzrec_core.optim.build import build_optimizer
 from tzrec_core.optim.sparse import SparseRule, apply_sparse_optimizer
@@ -81,7 +81,7 @@ def save_and_restore(ranks: Ranks, folder: Path, rule: SparseRule, pairs: list[t
         saved = shards(optimizer)
         model, optimizer = build(ranks, rule, plan)
         try:
-            checkpoint.restore(path, ranks, model=model, optimizer=optimizer)
+            restoring.restore(path, ranks, model=model, optimizer=optimizer)
         except ValueError as error:
             results.append(str(error))
         else:

@@ -509,7 +509,7 @@ def test_a_failing_rank_ends_the_job_with_its_error(tmp_path):
     script.write_text(FAILING_TRAINING)
     started = time.monotonic()
 
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     job = subprocess.run(
         [sys.executable, *TORCHRUN, str(script)],
         capture_output=True,

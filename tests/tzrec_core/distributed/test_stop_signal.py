@@ -8,6 +8,9 @@ import time
 
 import pytest
 
+from tests.distributed.ranks import run
+from tests.tzrec_core.small_model import Rows
+from tzrec_core.distributed.agreement import agree
 from tzrec_core.distributed.stop_signal import Stopped, StopRequest, stop_requests
 
 WAITING = """
@@ -55,6 +58,25 @@ def test_waiting_for_data_ends_when_the_signal_comes():
     assert time.monotonic() - started < 30
 
 
+def test_the_echo_of_a_signal_leaves_the_reader_to_end_in_order():
+    ended = []
+
+    def told_twice():
+        try:
+            send(signal.SIGTERM)
+            time.sleep(60)
+            yield 1
+        finally:
+            send(signal.SIGTERM)
+            time.sleep(0)
+            ended.append(True)
+
+    with stop_requests() as stop:
+        assert stop.next_of(told_twice()) is None
+
+    assert ended == [True]
+
+
 def test_without_a_signal_data_and_its_errors_come_through():
     def items():
         yield 1
@@ -79,6 +101,27 @@ def test_batches_end_where_all_ranks_stop():
     assert stop.agreed is None
     assert list(stop.batches_until(batches())) == [1]
     assert stop.agreed.code == 130
+
+
+def code_of(ranks, signals):
+    stop = StopRequest()
+    if signals[ranks.rank] is not None:
+        stop.notice(signals[ranks.rank], None)
+    rows = Rows(8)
+    with pytest.raises(Stopped) as stopped:
+        list(agree(
+            iter([rows.batch(0, 4)]), ranks,
+            weigh=None, drop_remainder=False, empty=rows.batch(0, 0), stop=stop,
+        ))  # fmt: skip
+    return stopped.value.code
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [((None, signal.SIGINT), 130), ((signal.SIGINT, signal.SIGTERM), 143)],
+)
+def test_all_ranks_end_with_the_signal_that_any_of_them_got(signals, code):
+    assert run(code_of, 2, signals) == [code, code]
 
 
 @pytest.mark.parametrize(
