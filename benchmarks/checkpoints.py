@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
-from tzrec_core.checkpoints import checkpoint
+from tzrec_core.checkpoints import checkpoint, restoring
 from tzrec_core.checkpoints.writer import CheckpointWriter, Content, collect
 from tzrec_core.distributed.ranks import Ranks, process_group
 from tzrec_core.distributed.sharding import shard
@@ -117,7 +117,7 @@ def measure(rows: int, num_saves: int, folder: Path) -> None:
         started = time.perf_counter()
         checkpoint.check_files(path, ranks)
         checked = time.perf_counter()
-        checkpoint.restore(path, ranks, model=sharded, optimizer=optimizer, is_checked=True)
+        restoring.restore(path, ranks, model=sharded, optimizer=optimizer, is_checked=True)
         restored = time.perf_counter()
         if ranks.rank != 0:
             return

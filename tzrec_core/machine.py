@@ -1,9 +1,13 @@
 """What this machine, or the container around this process, has to offer."""
 
+import ctypes
 import os
 from pathlib import Path
 
 import psutil
+
+# As glibc's malloc.h numbers them.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -48,3 +52,18 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     if quota in ("max", "-1"):
         return cpus
     return max(1, min(cpus, int(quota) // int(period)))
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep memory that it frees, up to a GiB, for what it allocates next.
+
+    By default the C library gives a batch's tensors back to the kernel, which has to clear the same
+    pages for the next batch. Blocks of more than 256 MiB are still given back. Only glibc can be
+    told; with another C library nothing changes.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return
+    # Both, since setting one alone ends glibc's adapting of the other: see mallopt(3).
+    libc.mallopt(_M_MMAP_THRESHOLD, 2**28)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**30)

@@ -1,5 +1,7 @@
 """DeepFM (Guo et al., IJCAI 2017)."""
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,9 @@ class DeepFM(nn.Module):
         ValueError: The sparse members of the fm group differ in dimension, or there are none.
     """
 
+    fm_members: Final[list[int]]
+    deep_dense: Final[list[int]]
+
     def __init__(
         self,
         *,
@@ -44,7 +49,10 @@ class DeepFM(nn.Module):
     ) -> None:
         super().__init__()
         fm_dim = (fm or deep).common_dim()
+        self.fm_dim = fm_dim
         self.fm_members = list((fm or deep).sparse)
+        self.deep_dense = list(deep.dense)
+        self.has_one_group = self.fm_members == list(deep.sparse)
         self.wide = WideSum(wide, embedding_dim=wide_embedding_dim)
         self.concat = Concat(deep)
         self.deep = MLP(deep.width, deep_layers)
@@ -57,8 +65,14 @@ class DeepFM(nn.Module):
 
     def forward(self, dense: list[Tensor], deep: list[Tensor], wide: list[Tensor]) -> Tensor:
         wide_part = self.wide(dense, wide)
-        fm_part = factorization_machine(torch.stack([deep[i] for i in self.fm_members], dim=1))
-        deep_part = self.deep(self.concat(dense, deep))
+        embeddings = torch.cat([deep[i] for i in self.fm_members], dim=1)
+        fm_part = factorization_machine(embeddings.unflatten(1, [-1, self.fm_dim]))
+        if self.has_one_group:
+            # Copied once for both parts, and so are the gradients.
+            deep_input = torch.cat([dense[i] for i in self.deep_dense] + [embeddings], dim=1)
+        else:
+            deep_input = self.concat(dense, deep)
+        deep_part = self.deep(deep_input)
         if self.final is not None:
             deep_part = self.final(torch.cat([wide_part, fm_part, deep_part], dim=1))
         logits: Tensor = self.output(deep_part)

@@ -6,7 +6,6 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,8 @@ class PooledLookup(nn.Module):
     mean: Final[bool]
     weighted: Final[bool]
 
-    def __init__(self, lookup: Lookup, table: nn.Parameter) -> None:
+    def __init__(self, lookup: Lookup, table: nn.Module) -> None:
+        """Takes a table as ``serving_table`` makes them."""
         super().__init__()
         self.key = lookup.key
         self.mean = lookup.pooling == "mean"
@@ -34,19 +34,11 @@ class PooledLookup(nn.Module):
         self.table = table
 
     def forward(self, values: list[Tensor], offsets: list[Tensor], weights: list[Tensor]) -> Tensor:
-        ids, starts = values[self.key], offsets[self.key]
-        if not self.weighted:
-            return functional.embedding_bag(
-                ids, self.table, starts, mode="mean" if self.mean else "sum"
-            )
-        pooled = functional.embedding_bag(
-            ids, self.table, starts, mode="sum", per_sample_weights=weights[self.key]
-        )
-        if not self.mean:
-            return pooled
-        # TorchRec divides a weighted mean by the number of ids, not by the sum of their weights.
-        ends = torch.cat([starts[1:], torch.full_like(starts[:1], ids.size(0))])
-        return pooled / (ends - starts).clamp(min=1).unsqueeze(1)
+        of_ids: Tensor | None = None
+        if self.weighted:
+            of_ids = weights[self.key]
+        pooled: Tensor = self.table(values[self.key], offsets[self.key], of_ids, self.mean)
+        return pooled
 
 
 class SingleTask(nn.Module):
@@ -124,7 +116,7 @@ class ServingModel(nn.Module):
         self,
         *,
         network: nn.Module,
-        tables: dict[str, nn.Parameter],
+        tables: dict[str, nn.Module],
         deep: Sequence[Lookup],
         wide: Sequence[Lookup],
         dense_widths: Sequence[int],

@@ -19,8 +19,39 @@ def factorization_machine(vectors: Tensor) -> Tensor:
     Returns:
         [B, D]; zero for N = 1.
     """
-    total = vectors.sum(dim=1)
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _half_of_pairs(vectors, vectors.sum(dim=1))
+    return _sum_of_pairs(vectors)
+
+
+def _half_of_pairs(vectors: Tensor, total: Tensor) -> Tensor:
     return 0.5 * (total * total - (vectors * vectors).sum(dim=1))
+
+
+class _SumOfPairs(torch.autograd.Function):
+    """The factorization machine, whose gradient by a vector is the sum of all others.
+
+    Autograd comes to the same numbers, with twice the passes over memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        total = vectors.sum(dim=1)
+        ctx.save_for_backward(vectors, total)
+        return _half_of_pairs(vectors, total)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        vectors, total = ctx.saved_tensors
+        own = vectors * grad.unsqueeze(1)
+        return torch.sub((total * grad).unsqueeze(1), own, out=own)
+
+
+@torch.jit.unused
+def _sum_of_pairs(vectors: Tensor) -> Tensor:
+    result: Tensor = _SumOfPairs.apply(vectors)
+    return result
 
 
 class DotInteraction(nn.Module):

@@ -54,7 +54,11 @@ class MLP(nn.Module):
                 modules.append(AnySizeBatchNorm(outputs))
             if layers.use_ln:
                 modules.append(nn.LayerNorm(outputs))
-            modules.append(build_activation(layers.activation))
+            activation = build_activation(layers.activation)
+            if isinstance(activation, nn.ReLU):
+                # Nobody needs its input: in place it spares memory and a pass over it.
+                activation.inplace = True
+            modules.append(activation)
             if dropout > 0:
                 modules.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*modules)
