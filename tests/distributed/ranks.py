@@ -31,9 +31,8 @@ _context.set_forkserver_preload(
         "pytest",
         "sklearn.metrics",
         "tests.distributed.ranks",
-        "tzrec_core.checkpoints.checkpoint",
-        "tzrec_core.optim.build",
-        "tzrec_core.task_metrics",
+        "torch.utils.tensorboard",
+        "tzrec_core.training.trainer",
     ]
 )
 

@@ -11,12 +11,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from tzrec_core.checkpoints import tensor_files
-from tzrec_core.checkpoints.checkpoint import (
-    check_files,
-    check_plan,
-    shapes_of,
-    shapes_on_all_ranks,
-)
+from tzrec_core.checkpoints.checkpoint import check_files
+from tzrec_core.checkpoints.restoring import check_plan, shapes_of, shapes_on_all_ranks
 from tzrec_core.checkpoints.tensor_files import Shapes
 from tzrec_core.distributed.ranks import Ranks
 from tzrec_core.optim.state import create_state, initial_state, named_state, put_back

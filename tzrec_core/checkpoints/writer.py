@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -122,6 +123,8 @@ def write(model_dir: Path, content: Content, ranks: Ranks) -> Path:
     except Exception as error:
         if ranks.rank == 0:
             shutil.rmtree(aside, ignore_errors=True)
+            with suppress(OSError):
+                _marker(model_dir).unlink()
         if not isinstance(error, OSError):
             raise
         newest = latest(model_dir)
@@ -233,6 +236,10 @@ def _begin(aside: Path) -> None:
     aside.mkdir(parents=True)
 
 
+def _marker(model_dir: Path) -> Path:
+    return model_dir / f".{LATEST_FILE}{_INCOMPLETE}"
+
+
 def _finish(path: Path, aside: Path, content: Content, files: dict[str, FileRecord]) -> None:
     for name, file_content in content.files.items():
         files[name] = manifest.write_json(aside / name, file_content)
@@ -240,7 +247,7 @@ def _finish(path: Path, aside: Path, content: Content, files: dict[str, FileReco
     for folder in content.tensors:
         manifest.sync_folder(aside / folder)
     manifest.sync_folder(aside)
-    marker = path.with_name(f".{LATEST_FILE}{_INCOMPLETE}")
+    marker = _marker(path.parent)
     marker.write_text(path.name + "\n")
     replaced = None
     if path.exists():

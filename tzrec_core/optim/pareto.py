@@ -26,6 +26,7 @@ class ParetoBalance:
         self._parameters = tuple(parameters)
         self._lower_bounds = tuple(lower_bounds)
         self._ranks = ranks
+        self._forget()
 
     def weights(self, losses: Tensor) -> Tensor | None:
         """Returns [K] weights of sum 1 for [K] losses; None if a gradient is not finite.
@@ -44,7 +45,19 @@ class ParetoBalance:
         dist.broadcast(weights, src=0, group=self._ranks.control)
         if weights.isnan().any():
             return None
+        self._sums += weights
+        self._num_batches += 1
         return weights.to(losses)
+
+    def pop_means(self) -> list[float] | None:
+        """Returns each loss's mean weight in the batches since the last call; None without any."""
+        means = (self._sums / self._num_batches).tolist() if self._num_batches else None
+        self._forget()
+        return means
+
+    def _forget(self) -> None:
+        self._sums = torch.zeros(len(self._lower_bounds), dtype=torch.float64)
+        self._num_batches = 0
 
     def _inner_products(self, losses: Tensor) -> np.ndarray:
         """Returns [K, K] float64 of the gradients."""

@@ -14,7 +14,7 @@ from tzrec_core.distributed.agreement import share_buffers
 from tzrec_core.distributed.launch import launch_name
 from tzrec_core.distributed.ranks import Ranks
 from tzrec_core.distributed.stop_signal import StopRequest
-from tzrec_core.evaluator import evaluate, listed
+from tzrec_core.evaluation.evaluator import evaluate, listed
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.training.loggers import Loggers
 from tzrec_core.training.milestones import RESULT_FILE

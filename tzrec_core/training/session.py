@@ -12,14 +12,14 @@ import torch.distributed as dist
 from torchrec.optim.keyed import CombinedOptimizer
 
 from tzrec_core.assembly import Job, assemble, share_of_rows
-from tzrec_core.checkpoints import checkpoint
+from tzrec_core.checkpoints import checkpoint, restoring
 from tzrec_core.checkpoints.fine_tune import fine_tune, read_param_map
 from tzrec_core.config import save as save_config
 from tzrec_core.data.dataset import Dataset
 from tzrec_core.distributed import table_listing
 from tzrec_core.distributed.launch import launch_name, num_restarts
 from tzrec_core.distributed.ranks import Ranks, on_rank_0
-from tzrec_core.evaluator import evaluate
+from tzrec_core.evaluation.evaluator import evaluate
 from tzrec_core.optim.dense import log_parts
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.task_metrics import TrainMetrics
@@ -139,7 +139,7 @@ def restore(session: Session, newest: Path | None, *, ignore_optimizer: bool) ->
             f"checkpoint {newest} has the state of {other}, not that of the config's "
             "sparse_optimizer; pass --ignore_restore_optimizer to go on without it"
         )
-    position = checkpoint.restore(
+    position = restoring.restore(
         newest, ranks, model=job.model, optimizer=optimizer, is_checked=True
     )
     _continue_train_metrics(session, position)
@@ -197,7 +197,7 @@ def _continue_stepper(session: Session, path: Path, position: checkpoint.Positio
     if stepper.averages is None:
         return
     if stepper.averages.num_updates > 0:
-        checkpoint.load_averages(path, stepper.averages.values, session.ranks)
+        restoring.load_averages(path, stepper.averages.values, session.ranks)
     elif session.ranks.rank == 0:
         log.warning("%s has no averages of dense parameters (ema), they start anew", path)
 

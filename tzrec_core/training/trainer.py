@@ -96,8 +96,9 @@ def train_and_evaluate(
             ending = reason_to_end(config, results_so_far(config, ranks, progress))
             is_over = ending is not None or is_long_enough(config, progress)
             if is_over and is_evaluated(config, ranks, progress):
-                why = "" if ending is None else f", as {ending}"
-                log.info("%s is complete%s; there is nothing left to train", newest, why)
+                if ranks.rank == 0:
+                    why = "" if ending is None else f", as {ending}"
+                    log.info("%s is complete%s; there is nothing left to train", newest, why)
                 return
         # Whatever is wrong with the config, the data or the checkpoint comes to light in here,
         # before anything is written.
@@ -106,10 +107,11 @@ def train_and_evaluate(
         rehearse_evaluation(session)
         if progress.consumed and (saved or {}).get(SIGNATURE) != session.data.signature:
             progress.consumed = {}
-            log.warning(
-                "The training data or batch_size is not the checkpoint's: epoch %d starts over",
-                progress.epoch,
-            )
+            if ranks.rank == 0:
+                log.warning(
+                    "The training data or batch_size is not the checkpoint's: epoch %d starts over",
+                    progress.epoch,
+                )
         on_rank_0(ranks, lambda: describe_training(config))
         if newest is None:
             on_rank_0(ranks, lambda: set_old_results_aside(Path(config.model_dir)))
@@ -148,13 +150,14 @@ def _train(
 
     def save(*, evaluation_follows: bool) -> None:
         nonlocal saved_step
+        if saved_step == progress.step:
+            return
         # Never save a model that has diverged.
         window.check()
         check_weights(session, progress.step)
-        if saved_step != progress.step:
-            state = {_EVALUATION_FOLLOWS: evaluation_follows, _WINDOW: window.state()}
-            save_checkpoint(session, writer, progress, state)
-            saved_step = progress.step
+        state = {_EVALUATION_FOLLOWS: evaluation_follows, _WINDOW: window.state()}
+        save_checkpoint(session, writer, progress, state)
+        saved_step = progress.step
 
     def save_and_evaluate() -> None:
         nonlocal ending
@@ -207,8 +210,7 @@ def _train(
                 save_and_evaluate()
     if stop.agreed is not None:
         pipeline.detach()
-        if saved_step != progress.step:
-            save(evaluation_follows=False)
+        save(evaluation_follows=False)
         writer.wait()
         prune(config, ranks)
         if ranks.rank == 0:
@@ -243,7 +245,11 @@ def _steps(
 
 
 def _log(session: Session, loggers: Loggers, progress: Progress, values: dict[str, float]) -> None:
-    values = {"epoch": progress.epoch, **session.job.stepper.values(), **values}
+    job = session.job
+    values = {"epoch": progress.epoch, **job.stepper.values(), **values}
+    if job.balance is not None and (means := job.balance.pop_means()) is not None:
+        names = [f"pareto_weight/{task.tower}" for task in job.tasks]
+        values |= dict(zip(names, means, strict=True))
     for logger in loggers.train:
         logger.log(values, progress.step)
     loggers.summaries.log()

@@ -16,7 +16,7 @@ from tests.distributed.ranks import RankError, run
 from tests.tzrec_core.log_messages import messages
 from tests.tzrec_core.small_model import TABLES, SmallModel, local_weights, whole
 from tests.tzrec_core.small_training import ADAGRAD, ROWWISE, SGD, build, save, train
-from tzrec_core.checkpoints import checkpoint, manifest
+from tzrec_core.checkpoints import checkpoint, manifest, restoring
 from tzrec_core.distributed.ranks import Ranks
 from tzrec_core.optim.sparse import SparseRule
 
@@ -40,7 +40,7 @@ def restore_and_train(ranks: Ranks, path: Path, rule: SparseRule, dense: str, wi
     """Returns the position, and this rank's weights as restored and three steps later."""
     model, optimizer = build(ranks, rule, dense, SmallModel(), seed=99)
     restored_optimizer = optimizer if with_optimizer else None
-    position = checkpoint.restore(path, ranks, model=model, optimizer=restored_optimizer)
+    position = restoring.restore(path, ranks, model=model, optimizer=restored_optimizer)
     restored = local_weights(model)
     train(ranks, model, optimizer, 24, 48)
     return position, restored, local_weights(model)
@@ -50,6 +50,7 @@ def restore_and_train(ranks: Ranks, path: Path, rule: SparseRule, dense: str, wi
     ("from_ranks", "to_ranks", "rule", "dense"),
     [
         (1, 1, ADAGRAD, "adam"),
+        (2, 2, ADAGRAD, "fused"),
         (2, 2, ROWWISE, "momentum"),
         (1, 2, ROWWISE, "adam"),
         (2, 1, ADAGRAD, "adamw"),
@@ -62,10 +63,10 @@ def test_a_restored_training_goes_on_as_if_it_had_not_stopped(
 ):
     saving = run(train_and_save, from_ranks, tmp_path, rule, dense)
     path = checkpoint.latest(tmp_path)
-    restoring = run(restore_and_train, to_ranks, path, rule, dense, True)
+    continued = run(restore_and_train, to_ranks, path, rule, dense, True)
 
     saved, expected = (whole([of_rank[i] for of_rank in saving]) for i in (0, 1))
-    restored, trained = (whole([of_rank[i] for of_rank in restoring]) for i in (1, 2))
+    restored, trained = (whole([of_rank[i] for of_rank in continued]) for i in (1, 2))
     assert restored.keys() == saved.keys()
     for name in saved:
         assert torch.equal(restored[name], saved[name]), name
@@ -75,7 +76,7 @@ def test_a_restored_training_goes_on_as_if_it_had_not_stopped(
         else:
             torch.testing.assert_close(trained[name], expected[name], rtol=1e-5, atol=1e-6)
     consumed = {0: 5, 1: 7} if from_ranks == 1 else {0: 5, 1: 7, 2: 7}
-    for position, _, _ in restoring:
+    for position, _, _ in continued:
         assert position == checkpoint.Position(3, 2, consumed, {"note": [1, "two"]})
 
 
@@ -132,7 +133,7 @@ def test_an_unsharded_module_gets_the_weights_without_a_process_group(saved_by_t
     path, saved, _ = saved_by_two
     module = SmallModel().to_empty(device="cpu")
 
-    checkpoint.load_unsharded(path, module)
+    restoring.load_unsharded(path, module)
 
     assert module.state_dict().keys() == saved.keys()
     for name, weight in module.state_dict().items():
@@ -164,7 +165,7 @@ def failing_restore(ranks: Ranks, path: Path, other: bool, dense: str) -> tuple[
     model, optimizer = build(ranks, ADAGRAD, dense, OtherModel() if other else SmallModel())
     before = local_weights(model)
     with pytest.raises(ValueError, match="checkpoint") as caught:
-        checkpoint.restore(path, ranks, model=model, optimizer=optimizer)
+        restoring.restore(path, ranks, model=model, optimizer=optimizer)
     after = local_weights(model)
     return str(caught.value), all(torch.equal(before[name], after[name]) for name in before)
 
@@ -203,14 +204,14 @@ def test_an_unsharded_module_of_another_model_is_refused(saved_by_two):
     module = OtherModel().to_empty(device="cpu")
 
     with pytest.raises(ValueError, match=r"of another model: .*extra \[2\] is missing"):
-        checkpoint.load_unsharded(path, module)
+        restoring.load_unsharded(path, module)
 
 
 # damaged checkpoints
 
 
 def load(path: Path) -> None:
-    checkpoint.load_unsharded(path, SmallModel().to_empty(device="cpu"))
+    restoring.load_unsharded(path, SmallModel().to_empty(device="cpu"))
 
 
 def damage(path: Path, name: str, how: str) -> str:

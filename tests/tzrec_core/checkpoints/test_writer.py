@@ -20,7 +20,7 @@ from tests.distributed.ranks import RankError, run, spawn
 from tests.tzrec_core.file_changes import FileChanges
 from tests.tzrec_core.small_model import TABLES, SmallModel, local_weights, whole
 from tests.tzrec_core.small_training import ADAGRAD, build, save, train
-from tzrec_core.checkpoints import checkpoint
+from tzrec_core.checkpoints import checkpoint, restoring
 from tzrec_core.checkpoints.writer import CheckpointWriter, Content, collect
 from tzrec_core.distributed.ranks import Ranks, process_group
 
@@ -43,7 +43,7 @@ def train_on(model_dir: Path, kill_at: int | None) -> list[str]:
         model, optimizer = build(ranks, ADAGRAD, "adam", SmallModel())
         step, newest = 0, checkpoint.latest_intact(model_dir, ranks)
         if newest is not None:
-            step = checkpoint.restore(newest, ranks, model=model, optimizer=optimizer).step
+            step = restoring.restore(newest, ranks, model=model, optimizer=optimizer).step
         train(ranks, model, optimizer, 8 * step, 8 * (step + 1))
         files = FileChanges(model_dir, kill_at=kill_at)
         save(ranks, model_dir, step + 1, model, optimizer)
@@ -88,7 +88,7 @@ def be_killed_everywhere(expected_dir: Path, model_dir: Path) -> tuple[list[int]
 def weights(path: Path) -> dict[str, Tensor]:
     """Returns the weights of a checkpoint, whose files are checked."""
     module = SmallModel().to_empty(device="cpu")
-    checkpoint.load_unsharded(path, module)
+    restoring.load_unsharded(path, module)
     return module.state_dict()
 
 
@@ -171,6 +171,22 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_says_so(tmp_path):
 
 def test_a_file_that_may_not_grow_keeps_the_old_checkpoint_and_says_so(tmp_path):
     check_no_space(tmp_path, run(save_twice, 2, tmp_path, "file size"), "File too large")
+
+
+def save_once(ranks: Ranks, model_dir: Path) -> None:
+    model, optimizer = build(ranks, ADAGRAD, "adam", SmallModel())
+    train(ranks, model, optimizer, 0, 8)
+    save(ranks, model_dir, 1, model, optimizer)
+
+
+def test_a_save_that_fails_at_its_end_leaves_nothing_but_the_checkpoint(tmp_path):
+    (tmp_path / "latest").mkdir()  # which no file replaces
+
+    with pytest.raises(RankError, match=r"OSError: cannot save checkpoint .*directory"):
+        run(save_once, 1, tmp_path)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "model.ckpt-1"]
+    checkpoint.check_files(tmp_path / "model.ckpt-1", None)
 
 
 # in the background

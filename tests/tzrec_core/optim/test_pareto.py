@@ -63,6 +63,23 @@ def test_weights_are_those_of_the_gradients_of_all_rows(shares, bound):
         torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=1e-7)
 
 
+def test_the_mean_weights_are_those_since_they_were_asked_for_last():
+    with process_group() as ranks:
+        module = seeded_layer()
+        balance = ParetoBalance(list(module.parameters()), (0.0,) * 3, ranks)
+        before = balance.pop_means()
+        weights = [balance.weights(losses_of(module, rows)).double() for rows in HALVES]
+        assert balance.weights(losses_of(module, HALVES[0]) * torch.nan) is None
+        of_both, after = balance.pop_means(), balance.pop_means()
+        balance.weights(losses_of(module, HALVES[1]))
+        of_one = balance.pop_means()
+
+    assert before is None
+    assert after is None
+    assert of_both == pytest.approx((sum(weights) / 2).tolist(), rel=1e-6)
+    assert of_one == pytest.approx(weights[1].tolist(), rel=1e-6)
+
+
 def test_ranks_with_other_rows_alone_would_come_to_other_weights():
     (first,), (second,) = (run(weights_on_rank, 1, (0.0,) * 3, [rows]) for rows in HALVES)
     assert not torch.allclose(first, second, rtol=0.05)

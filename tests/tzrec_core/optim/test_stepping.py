@@ -195,6 +195,7 @@ OPTIMIZERS = {
     "adam_optimizer { lr: 0.1 beta1: 0.8 amsgrad: true }": lambda p: torch.optim.Adam(
         p, lr=0.1, betas=(0.8, 0.999), amsgrad=True
     ),
+    "adam_optimizer { lr: 0.1 fused: true }": lambda p: torch.optim.Adam(p, lr=0.1),
     "adamw_optimizer { lr: 0.1 weight_decay: 0.1 }": lambda p: torch.optim.AdamW(
         p, lr=0.1, weight_decay=0.1
     ),

@@ -1,6 +1,5 @@
 """A training and its checkpoints: in the background, killed, damaged, of another model."""
 
-import logging
 import os
 import resource
 from pathlib import Path
@@ -11,8 +10,14 @@ import torch
 from tests.distributed.ranks import RankError, spawn
 from tests.tzrec_core import clicks
 from tests.tzrec_core.file_changes import FileChanges
-from tests.tzrec_core.log_messages import messages
-from tests.tzrec_core.training.test_trainer import assert_same, results, steps, train, weights
+from tests.tzrec_core.training.test_trainer import (
+    assert_same,
+    results,
+    steps,
+    train,
+    train_and_listen,
+    weights,
+)
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.training.lock import FILE as LOCK_FILE
 from tzrec_core.training.lock import locked
@@ -41,13 +46,6 @@ def test_checkpoints_in_the_background_are_those_of_a_training_that_waits(tmp_pa
     assert_same(weights(text, background), weights(text, at_once), rtol=0, atol=0)
     if eval_input:
         assert results(background) == results(at_once)
-
-
-def train_and_listen(*arguments):
-    """Trains; returns what this rank has logged."""
-    with messages(logging.INFO) as said:
-        train(*arguments)
-    return "\n".join(said)
 
 
 def test_a_second_training_is_kept_out_and_leaves_everything_as_it_is(tmp_path):
@@ -109,8 +107,9 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_after_the_one_before(tmp_pa
     # What is asked for by its name is not replaced by something else.
     with pytest.raises(ValueError, match=r"model\.ckpt-10 is damaged: model/__0_0\.distcp has 1"):
         weights(text, tmp_path / "model")
-    [said] = spawn(train_and_listen, 1, text, edits, True)
+    [lines] = spawn(train_and_listen, 1, text, edits, True)
 
+    said = "\n".join(lines)
     assert "model.ckpt-10: model/__0_0.distcp has 1000 bytes, not " in said
     assert "Going on from model.ckpt-8" in said
     assert checkpoint.steps(tmp_path / "model") == [8, 10]
@@ -154,7 +153,7 @@ def test_fine_tuning_takes_what_fits_by_the_names_of_the_map(tmp_path):
         "train_config.dense_optimizer.sgd_optimizer.lr": 0.0,
     }
 
-    said, on_rank_1 = spawn(train_and_listen, 2, other, tuned)
+    lines, on_rank_1 = spawn(train_and_listen, 2, other, tuned)
 
     after = weights(other, tmp_path / "tuned")
     expected = {
@@ -166,7 +165,8 @@ def test_fine_tuning_takes_what_fits_by_the_names_of_the_map(tmp_path):
     assert_same({name: after[name] for name in expected}, expected, rtol=0, atol=0)
     grown = BAGS.format("deep", "user_emb")
     assert not torch.isclose(after[grown][:40], before[grown]).any()
-    assert on_rank_1 == ""
+    assert on_rank_1 == []
+    said = "\n".join(lines)
     assert "10 of 13 tensors restored" in said
     assert f"{grown} [41, 8]: the checkpoint's is [40, 8]" in said
     assert BAGS.format("wide", "thing_emb_wide") + " [500, 4]: the checkpoint has no such" in said
@@ -184,6 +184,6 @@ def test_the_state_of_another_sparse_optimizer_is_not_taken_for_ours(tmp_path):
         "model_dir": str(tmp_path / "tuned"),
         "train_config.fine_tune_checkpoint": str(tmp_path / "model"),
     }
-    [said] = spawn(train_and_listen, 1, lars, tuned)
+    [lines] = spawn(train_and_listen, 1, lars, tuned)
 
-    assert "start anew (the checkpoint's is of adagrad_optimizer) (7):" in said
+    assert "start anew (the checkpoint's is of adagrad_optimizer) (7):" in "\n".join(lines)

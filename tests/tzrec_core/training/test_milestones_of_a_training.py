@@ -7,19 +7,11 @@ import pytest
 
 from tests.distributed.ranks import RankError, spawn
 from tests.tzrec_core import clicks
-from tests.tzrec_core.log_messages import messages
-from tests.tzrec_core.training.test_trainer import results, steps, train
+from tests.tzrec_core.training.test_trainer import results, steps, train, train_and_listen
 from tzrec_core.checkpoints import checkpoint
 
 STOPPING = "train_config.early_stopping"
 EVERY_2 = {"train_config.save_checkpoints_steps": 2}
-
-
-def train_and_listen(text, edits, continue_train=False):
-    """Returns what a training logs."""
-    with messages(level=20) as logged:
-        train(text, edits, continue_train)
-    return logged
 
 
 def first_stop(values, patience, min_delta):
@@ -35,7 +27,7 @@ def first_stop(values, patience, min_delta):
 
 def test_ranks_stop_early_where_the_results_say_so_however_often_they_are_interrupted(tmp_path):
     text = clicks.write(tmp_path, train_rows=64 * 6, eval_rows=300)
-    edits = {**EVERY_2, "data_config.batch_size": 32}
+    edits = {**EVERY_2, "data_config.batch_size": 32, "data_config.eval_batch_size": 150}
     full, early, parts = tmp_path / "full", tmp_path / "early", tmp_path / "parts"
     spawn(train, 2, steps(text, 24), {**edits, "model_dir": str(full)})
     losses = [line["binary_cross_entropy"] for line in results(full)]

@@ -1,9 +1,8 @@
 """What a training shows of itself: losses that are not finite, norms, histograms, a profile."""
 
+import io
 import json
-import os
-import subprocess
-import sys
+from contextlib import redirect_stderr
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.distributed.ranks import RankError, spawn
 from tests.tzrec_core import clicks
 from tests.tzrec_core.training.test_trainer import assert_same, results, steps, train, weights
+from tzrec_core import command_line, train_eval
 from tzrec_core.assembly import share_of_rows, unsharded
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.config import edit, loads
@@ -62,6 +62,14 @@ def test_an_infinite_loss_ends_the_training_with_its_rows_and_the_last_good_chec
     assert checkpoint.steps(tmp_path / "model") == list(range(2, last + 1, 2))
 
 
+def command(path):
+    """Trains as the command line does; returns its exit code and what it says of an error."""
+    said = io.StringIO()
+    with redirect_stderr(said), pytest.raises(SystemExit) as ended:
+        command_line.run(train_eval.main, [f"--pipeline_config_path={path}"])
+    return ended.value.code, said.getvalue()
+
+
 def test_the_command_fails_with_what_is_wrong_and_the_rows(tmp_path):
     text = clicks.write(tmp_path, train_rows=64 * 3)
     poison(tmp_path / "train.parquet", 64 + 7)
@@ -69,19 +77,10 @@ def test_the_command_fails_with_what_is_wrong_and_the_rows(tmp_path):
     edit(config, REGRESSION)
     (tmp_path / "my.config").write_text(str(config))
 
-    ended = subprocess.run(
-        [
-            sys.executable, "-m", "tzrec_core.train_eval",
-            f"--pipeline_config_path={tmp_path / 'my.config'}",
-        ],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )  # fmt: skip
+    [(code, said)] = spawn(command, 1, tmp_path / "my.config")
 
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == (
+    assert code == 2
+    assert said.splitlines()[-1] == (
         "error: the loss l2_loss became inf at step 2, in epoch 0, of the batch with"
         f" {tmp_path}/train.parquet rows 64-127; there is no checkpoint"
     )

@@ -1,17 +1,27 @@
 """Schedules, parts, averages, accumulation and precision in a whole training."""
 
+import logging
+
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.distributed.ranks import RankError, spawn
 from tests.tzrec_core import clicks
-from tests.tzrec_core.training.test_trainer import assert_same, results, steps, train
+from tests.tzrec_core.training.test_trainer import (
+    assert_same,
+    results,
+    steps,
+    train,
+    train_and_listen,
+)
 from tzrec_core.assembly import check_model, unsharded
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.config import edit, loads
-from tzrec_core.evaluator import evaluate_checkpoint
-from tzrec_core.exporter import export, load_scripted, serving_model
+from tzrec_core.evaluation.evaluator import evaluate_checkpoint
+from tzrec_core.exporting.directory import load_scripted
+from tzrec_core.exporting.exporter import export
+from tzrec_core.exporting.served import serving_model
 from tzrec_core.features.build import build_schema
 
 DENSE = "train_config.dense_optimizer"
@@ -63,7 +73,8 @@ def test_continuing_keeps_rates_averages_parts_and_the_loss_scale_to_the_bit(tmp
     text = clicks.write(tmp_path, train_rows=world_size * (64 * 9 + 30))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
 
-    spawn(train, world_size, steps(text, 20), {**EVERYTHING, "model_dir": str(whole)})
+    edits = {**EVERYTHING, "model_dir": str(whole)}
+    said = spawn(train_and_listen, world_size, steps(text, 20), edits)
     for num_steps in (6, 13, 20):
         edits = {**EVERYTHING, "model_dir": str(parts)}
         spawn(train, world_size, steps(text, num_steps), edits, True)
@@ -81,6 +92,13 @@ def test_continuing_keeps_rates_averages_parts_and_the_loss_scale_to_the_bit(tmp
     assert rates[4]["lr/g2"] == pytest.approx(0.1)  # restarts after three steps
     assert rates[5]["lr/g3"] == pytest.approx(0.005)  # the dense optimizer's schedule
     assert [rates[step]["loss_scale"] for step in (5, 6, 20)] == [1024, 2048, 16384]
+    parts_of = [line for line in said[0] if " trains " in line]
+    assert [line.split(" trains ")[0] for line in parts_of] == [
+        "part_optimizers[0] '.*bias'", "part_optimizers[1] '.*output.weight'", "dense_optimizer",
+    ]  # fmt: skip
+    assert parts_of[1].endswith("network.output.weight")
+    assert "network.deep." in parts_of[2]
+    assert "bias" not in parts_of[2]
 
 
 def test_a_checkpoint_waits_for_the_update(tmp_path):
@@ -133,21 +151,59 @@ def test_a_grad_scaler_changes_nothing_in_float32(tmp_path):
     assert_same(ours, theirs, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("precision", ["BF16", "FP16"])
-def test_mixed_precision_learns_what_float32_learns(tmp_path, precision):
+def test_mixed_precision_learns_what_float32_learns(tmp_path):
     text = clicks.write(tmp_path, train_rows=64 * 40, eval_rows=600)
-    mixed = {"train_config.mixed_precision": precision, "train_config.grad_scaler": "{}"}
-    folders = {"full": {}, "mixed": mixed}
+    scaled = {"train_config.grad_scaler": "{}"}
+    folders = {"full": {}} | {
+        precision: {"train_config.mixed_precision": precision, **scaled}
+        for precision in ("BF16", "FP16")
+    }
 
     for name, edits in folders.items():
         spawn(train, 1, text, {**SGD, **edits, "model_dir": str(tmp_path / name)})
 
-    full, ours = (results(tmp_path / name)[-1] for name in folders)
-    assert ours["auc"] == pytest.approx(full["auc"], abs=0.01)
-    assert ours["binary_cross_entropy"] == pytest.approx(full["binary_cross_entropy"], abs=0.01)
-    weights = [model_of(text, tmp_path / name).state_dict() for name in folders]
-    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert all(weight.dtype == torch.float32 for weight in weights[1].values())
+    result = {name: results(tmp_path / name)[-1] for name in folders}
+    weights = {name: model_of(text, tmp_path / name).state_dict() for name in folders}
+    for name in ("BF16", "FP16"):
+        for metric in ("auc", "binary_cross_entropy"):
+            assert result[name][metric] == pytest.approx(result["full"][metric], abs=0.01)
+        ours = weights[name]
+        assert any(not torch.equal(ours[key], weights["full"][key]) for key in ours)
+        assert all(weight.dtype == torch.float32 for weight in ours.values())
+
+
+class Tf32(logging.Handler):
+    """Notes at the first log line whether CUDA may round factors, of products and in cuDNN."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = None
+        log = logging.getLogger("tzrec_core")
+        log.setLevel(logging.INFO)
+        log.addHandler(self)
+
+    def emit(self, record):
+        if self.seen is None and "Training Epoch" in record.getMessage():
+            backends = torch.backends
+            self.seen = (backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32)
+
+
+def train_and_look(text, edits):
+    handler = Tf32()
+    train(text, edits)
+    return handler.seen
+
+
+@pytest.mark.parametrize(("matmul", "cudnn"), [(True, False), (False, True)])
+def test_tf32_is_as_asked_for_while_training(tmp_path, matmul, cudnn):
+    text = clicks.write(tmp_path, train_rows=64 * 5)
+    asked = {
+        "train_config.cuda_matmul_allow_tf32": matmul,
+        "train_config.cudnn_allow_tf32": cudnn,
+        "eval_input_path": "",
+    }
+
+    assert spawn(train_and_look, 1, text, asked) == [(matmul, cudnn)]
 
 
 def test_gradients_that_overflow_from_the_start_end_the_training(tmp_path):
@@ -161,6 +217,18 @@ def test_gradients_that_overflow_from_the_start_end_the_training(tmp_path):
         spawn(train, 1, text, scaler)
 
     assert checkpoint.steps(tmp_path / "model") == []
+
+
+def test_an_evaluation_that_is_made_up_for_needs_no_gradients(tmp_path):
+    text = clicks.write(tmp_path, train_rows=200)
+    scaled = {"train_config.grad_scaler": "{}"}
+    spawn(train, 1, text, scaled)
+    [before] = results(tmp_path / "model")
+    (tmp_path / "model" / "train_eval_result.txt").unlink()
+
+    spawn(train, 1, text, scaled, True, True)
+
+    assert results(tmp_path / "model") == [before]
 
 
 def test_weights_that_are_no_numbers_are_not_saved_even_if_the_loss_still_was_one(tmp_path):
