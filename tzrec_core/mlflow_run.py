@@ -17,13 +17,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 DEFAULT_EXPERIMENT = "tzrec"
 PIPELINE_RUN_TAG = "kfp.pipeline_run_id"  # the key that Kubeflow's plugin writes
@@ -64,6 +66,8 @@ class Run:
         self._run_ids = run_ids
         self._owned = owned
         self._num_failures = 0
+        self.is_last = False
+        """Whether the parent run ends with this one."""
 
     @property
     def run_id(self) -> str | None:
@@ -113,6 +117,15 @@ class Run:
 
         self._on_each(self._run_ids[:1], upload)
 
+    def attempt(self, call: Callable[["MlflowClient", str], Result]) -> Result | None:
+        """Returns what ``call`` does with the client and the run's id; None if it fails.
+
+        It also is None if nothing is tracked.
+        """
+        results: list[Result] = []
+        self._on_each(self._run_ids[:1], lambda client, run: results.append(call(client, run)))
+        return results[0] if results else None
+
     def end(self, status: str, *, parent_status: str | None) -> None:
         """Ends the run, and its parent too if it gets a status; leaves another system's alone."""
         if not self._owned:
@@ -157,9 +170,11 @@ def track(
         identity: tags that no other pipeline run has.
         parent_name: of the parent run, which all stages of the same identity share; None for a run
             that stands alone.
-        last: whether the parent ends with this step. It always ends with a step that fails.
+        last: whether the parent ends with this step, as far as is known now (``Run.is_last``). It
+            always ends with a step that fails.
     """
     run = _open(stage, experiment=experiment, name=name, identity=identity, parent_name=parent_name)
+    run.is_last = last
     try:
         yield run
     except (KeyboardInterrupt, SystemExit):
@@ -168,7 +183,7 @@ def track(
     except BaseException:
         run.end("FAILED", parent_status="FAILED")
         raise
-    run.end("FINISHED", parent_status="FINISHED" if last else None)
+    run.end("FINISHED", parent_status="FINISHED" if run.is_last else None)
 
 
 def metric_name(prefix: str, name: str) -> str:
@@ -202,6 +217,11 @@ def run_and_parent(client: "MlflowClient", run_id: str) -> list[str]:
 def logged_steps(client: "MlflowClient", run_id: str, metric: str) -> dict[int, float]:
     """Returns the values that a run has of a metric, by step."""
     return {point.step: point.value for point in client.get_metric_history(run_id, metric)}
+
+
+def logged_times(client: "MlflowClient", run_id: str, metric: str) -> dict[int, int]:
+    """Returns when a run's values of a metric were logged, in milliseconds, by step."""
+    return {point.step: point.timestamp for point in client.get_metric_history(run_id, metric)}
 
 
 def warn_unavailable(error: Exception) -> None:

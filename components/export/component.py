@@ -9,7 +9,9 @@ from components.container import run_step
 def export(
     run_dir: str,
     checkpoint: str,
+    registered_model: str,
+    alias: str,
     model: dsl.Output[dsl.Model],
 ) -> dsl.ContainerSpec:
-    """Exports a checkpoint as a model that serves."""
+    """Exports a checkpoint as a model that serves, and registers it in MLflow."""
     return run_step("export")

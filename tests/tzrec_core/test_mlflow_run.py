@@ -263,6 +263,25 @@ def test_a_dead_server_costs_warnings_and_little_time(monkeypatch, caplog, injec
     assert len(warnings) == 1
 
 
+def test_what_is_attempted_gives_its_result_or_a_warning(client, monkeypatch, caplog):
+    def name(client, run_id):
+        return client.get_run(run_id).info.run_name
+
+    def fail(client, run_id):
+        raise RuntimeError("no such thing")
+
+    with pipeline_step("export", "attempts") as run:
+        assert run.attempt(name) == "export · deepfm"
+        with caplog.at_level(logging.WARNING):
+            assert run.attempt(fail) is None
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pipeline_step("export", "attempts") as untracked:
+        assert untracked.attempt(name) is None
+
+    assert "no such thing" in caplog.text
+    assert runs_of(client, "attempts")["export"].info.status == "FINISHED"
+
+
 def test_a_store_that_breaks_in_the_middle_does_not_fail_the_step_nor_hide_its_error(
     tmp_path, client, caplog
 ):

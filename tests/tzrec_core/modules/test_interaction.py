@@ -15,6 +15,23 @@ def test_factorization_machine_sums_the_products_of_all_pairs(num_vectors):
     torch.testing.assert_close(factorization_machine(vectors), expected)
 
 
+def test_gradient_of_the_factorization_machine_is_exactly_that_of_autograd():
+    vectors = torch.randn(3, 5, 4, requires_grad=True)
+    weight = torch.randn(3, 4)
+    (factorization_machine(vectors) * weight).sum().backward()
+    ours, vectors.grad = vectors.grad, None
+    total = vectors.sum(dim=1)
+    pairs = 0.5 * (total * total - (vectors * vectors).sum(dim=1))
+    (pairs * weight).sum().backward()
+    assert torch.equal(ours, vectors.grad)
+
+
+def test_scripted_factorization_machine_gives_the_same_values():
+    vectors = torch.randn(3, 5, 4)
+    scripted = torch.jit.script(factorization_machine)
+    assert torch.equal(scripted(vectors), factorization_machine(vectors))
+
+
 @pytest.mark.parametrize("num_vectors", [1, 2, 6])
 def test_dot_interaction_lists_the_dot_products_of_all_pairs(num_vectors):
     vectors = torch.randn(3, num_vectors, 4)

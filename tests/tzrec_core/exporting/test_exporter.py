@@ -12,10 +12,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from tests.distributed.ranks import RankError, spawn
 from tests.tzrec_core import clicks
-from tzrec_core import exporter
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.config import loads
-from tzrec_core.evaluator import evaluate_checkpoint
+from tzrec_core.evaluation.evaluator import evaluate_checkpoint
+from tzrec_core.exporting import exporter
+from tzrec_core.exporting.directory import load_config
 from tzrec_core.predictor import predict_checkpoint, predict_exported
 from tzrec_core.training.trainer import train_and_evaluate
 
@@ -38,7 +39,7 @@ def predict(text, path, input_path, output_path):
 
 
 def predict_scripted(export_dir, input_path, output_path, reserved_columns, output_columns):
-    config = exporter.load_config(export_dir)
+    config = load_config(export_dir)
     config.data_config.eval_batch_size = 32
     predict_exported(
         config,
@@ -174,7 +175,7 @@ def test_a_model_that_scores_otherwise_is_not_published(trained, tmp_path, monke
 
     def damage_and_save(model, target):
         with torch.no_grad():
-            model.deep[0].table[0] += 0.1
+            model.deep[0].table.weight[0] += 0.1
         save(model, target)
 
     # The damaged copy must not share its tables with the model that it is compared with.
@@ -292,3 +293,68 @@ def test_columns_that_are_not_there_are_named(trained, exported, tmp_path):
         predict_scripted(exported, rows, tmp_path / "out", [], ["nope"])
 
     assert not list(Path(tmp_path).rglob("*.parquet*"))
+
+
+@pytest.mark.parametrize("precision", ["FP16", "INT8"])
+def test_what_a_lower_precision_costs_is_measured_on_all_evaluation_rows(
+    trained, tmp_path, precision
+):
+    folder, text, path = trained
+    lower = f'export_config {{ embedding_precision: "{precision}" }}'
+    rows = str(folder / "eval.parquet")
+    spawn(export, 1, text + lower, path, tmp_path / "export")
+    spawn(predict, 1, text, path, rows, tmp_path / "checkpoint")
+    keep = ["row", "click", "user_id"]
+    spawn(predict_scripted, 1, tmp_path / "export", rows, tmp_path / "served", keep, [])
+    spawn(evaluate, 1, text, path, tmp_path / "eval_result.txt")
+
+    ours, theirs = (pq.read_table(tmp_path / name).to_pandas() for name in ("served", "checkpoint"))
+    record = json.loads((tmp_path / "export" / "export.json").read_text())
+    accuracy = record["accuracy"]
+    assert accuracy["rows"] == len(ours) == 301
+    for output in ("probs", "logits"):
+        change = (ours[output] - theirs[output]).abs()
+        measured = accuracy["outputs"][output]
+        assert measured["largest_difference"] == pytest.approx(change.max(), rel=1e-3)
+        assert measured["mean_difference"] == pytest.approx(change.mean(), rel=1e-3)
+        assert change.max() > 0
+    before = json.loads((tmp_path / "eval_result.txt").read_text())
+    for name, metric in accuracy["metrics"].items():
+        assert metric["fp32"] == pytest.approx(before[name], abs=1e-6)
+    served = accuracy["metrics"]["auc"]["served"]
+    assert served == pytest.approx(roc_auc_score(ours["click"], ours["probs"]), abs=1e-6)
+    assert record["largest_difference"] < 1e-6  # from the checkpoint in the same precision
+    assert record["table_bytes"] < record["table_bytes_fp32"]
+    assert "What " + precision + " costs" in (tmp_path / "export" / "model_card.md").read_text()
+
+
+def test_an_export_says_what_it_is_and_how_fast(exported):
+    record = json.loads((exported / "export.json").read_text())
+
+    assert record["bytes"] == (exported / "scripted_model.pt").stat().st_size
+    assert record["accuracy"] is None
+    assert [of["batch_size"] for of in record["latency"]["batches"]] == [1, 64, 1024]
+    assert {file.name for file in exported.iterdir()} == {
+        "scripted_model.pt", "signature.json", "features.json", "pipeline.config",
+        "export.json", "model_card.md",
+    }  # fmt: skip
+
+
+def test_a_table_that_its_precision_cannot_hold_is_named(trained, tmp_path, monkeypatch):
+    _, text, path = trained
+    unsharded = exporter.unsharded
+
+    def enlarged(*args, **flags):
+        model = unsharded(*args, **flags)
+        with torch.no_grad():
+            dict(model.named_parameters())[
+                "model.embeddings.deep.embedding_bags.item_emb.weight"
+            ].mul_(1e9)
+        return model
+
+    monkeypatch.setattr(exporter, "unsharded", enlarged)
+    lower = 'export_config { embedding_precision: "FP16" }'
+
+    with pytest.raises(ValueError, match="table 'item_emb' cannot be exported in FP16: float16"):
+        export(text + lower, path, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
