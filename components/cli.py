@@ -22,12 +22,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _short(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a step's result without lists: a curve would fill the screen."""
-    return {
-        name: _short(value) if isinstance(value, Mapping) else value
-        for name, value in result.items()
-        if not isinstance(value, list)
-    }
+    """Returns a step's result as JSON without lists: a curve would fill the screen."""
+    short: dict[str, Any] = {}
+    for name, value in result.items():
+        match value:
+            case list():
+                continue
+            case Mapping():
+                short[name] = _short(value)
+            case steps.Page():
+                short[name] = str(value.path)
+            case _:
+                short[name] = value
+    return short
 
 
 def flags(step: steps.Step) -> argparse.ArgumentParser:

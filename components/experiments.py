@@ -1,10 +1,12 @@
 """How runs are named in MLflow, and which of a config's values stand in their tables."""
 
+import os
 from contextlib import AbstractContextManager
+from urllib.parse import urlsplit
 
-from components.run_dir import RunDir, RunInfo
 from tzrec_core import mlflow_run
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.run_dir import RunDir, RunInfo
 
 
 def track(
@@ -22,6 +24,14 @@ def track(
         parent_name=run_name(model_kind(config), budget(config), run_dir.path.name),
         last=last,
     )
+
+
+def mlflow_link(info: RunInfo) -> str:
+    """Returns the address of the pipeline's run on MLflow's server; empty if there is no server."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not info.mlflow_page or urlsplit(uri).scheme not in ("http", "https"):
+        return ""
+    return f"{uri.rstrip('/')}/{info.mlflow_page}"
 
 
 def run_name(*facts: str) -> str:

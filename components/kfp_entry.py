@@ -38,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def write_outputs(outputs: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Writes a step's result as KFP expects it.
 
-    An artifact's metadata also goes into the artifact's file: KFP shows and stores that file.
+    An artifact's file, which KFP shows and stores, is a page, or has the artifact's metadata.
 
     Args:
         outputs: the ``outputs`` of the executor input.
-        result: the value of each output parameter and the metadata of each output artifact.
+        result: see ``steps.Step``.
     """
     parameters = outputs.get("parameters", {})
     artifacts = outputs.get("artifacts", {})
@@ -54,8 +54,11 @@ def write_outputs(outputs: Mapping[str, Any], result: Mapping[str, Any]) -> None
         _write(place["outputFile"], text)
     written = {}
     for name, places in artifacts.items():
-        artifact = {**places["artifacts"][0], "metadata": dict(result[name])}
-        _write(_path(artifact), json.dumps(artifact["metadata"], allow_nan=False, indent=1))
+        page = result[name] if isinstance(result[name], steps.Page) else None
+        metadata = {} if page else dict(result[name])
+        artifact = {**places["artifacts"][0], "metadata": metadata}
+        text = page.path.read_text() if page else json.dumps(metadata, allow_nan=False, indent=1)
+        _write(_path(artifact), text)
         written[name] = {"artifacts": [artifact]}
     values = {name: result[name] for name in parameters}
     message = {"parameterValues": values, "artifacts": written}

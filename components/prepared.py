@@ -1,9 +1,9 @@
 """The config of a run as the steps after prepare_data use it."""
 
-from components.run_dir import RunDir
 from tzrec_core import config as configs
 from tzrec_core.features.build import encoded_edits
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.run_dir import RunDir
 
 
 def load(run_dir: RunDir) -> EasyRecConfig:

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.run_dir import RunDir, write_json
 from tzrec_core import eval_result
 from tzrec_core.eval_result import EvalResult
+from tzrec_core.run_dir import RunDir, write_json
 
 
 def identity(checkpoint: Path) -> str:

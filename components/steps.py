@@ -3,6 +3,8 @@
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,8 +15,15 @@ STEPS = ("prepare_data", "train", "evaluate", "select_best", "export")
 Step = Callable[..., Mapping[str, Any]]
 """Takes plain values by keyword; returns what it has to say for each output of its component.
 
-That is the value of an output parameter, and the metadata of an output artifact.
+That is the value of an output parameter, and the metadata of an output artifact, or a ``Page``.
 """
+
+
+@dataclass(frozen=True)
+class Page:
+    """An output artifact that KFP shows, HTML or Markdown: where its content is."""
+
+    path: Path
 
 
 class StepFailedError(Exception):

@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from components import child, steps
-from components.run_dir import RunDir, new_run_id
 from components.steps import StepFailedError
 from pipelines import summary
 from tzrec_core import command_line
+from tzrec_core.run_dir import RunDir, new_run_id
 
 DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.config"
 
@@ -113,6 +113,12 @@ def demo(output: Path, *, rows: int, min_share: float | None) -> None:
         "experiment": "demo",
     }
     run_dir = run(yaml, values)
+    # The steps do not know that the rows are made up.
+    report = [sys.executable, "-m", "tzrec_core.report"]
+    report += [f"--run_dir={run_dir.path}", f"--best_possible={best_possible}"]
+    ended = child.run(report, env={})
+    if ended.code != 0:
+        raise StepFailedError(child.error_of(ended.lines))
     limits = summary.read_json(best_possible)
     print(summary.metrics_table(run_dir, best_possible=limits))
     print(summary.places(run_dir, tracking_uri()))

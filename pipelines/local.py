@@ -6,7 +6,8 @@ Of kfp 2.17.0, each with a test that fails without the repair:
 * a step that fails is reported by name only, without its error;
 * a step's output is indented, which breaks what reads its lines; Ctrl-C leaves the step running;
 * a run gets a random id, so one that is started again over its run_dir would be another to MLflow;
-* an output with a long metadata, such as a curve, fills the screen.
+* an output with a long metadata, such as a curve, fills the screen;
+* a condition on a named output of a step is not resolved, and what it guards is silently skipped.
 
 kfp.local also deletes the workspace folder one passes it: none is ever passed.
 """
@@ -17,16 +18,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from kfp import components, dsl, local
 from kfp.local import logging_utils, subprocess_task_handler
+from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
 from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from components import child
-from components.run_dir import RunDir, new_run_id
 from components.steps import StepFailedError
+from tzrec_core.run_dir import RunDir, new_run_id
 
 _BOOLEANS = {"true": True, "false": False}
 
@@ -66,6 +67,8 @@ def run(yaml_path: Path, values: Mapping[str, str], *, env: Mapping[str, str]) -
             if not failures:
                 raise
             raise StepFailedError(failures[-1]) from error
+    if failures:  # a condition that could not be evaluated does not end a run by itself
+        raise StepFailedError(failures[-1])
     return run_dir
 
 
@@ -107,6 +110,17 @@ def repaired_kfp_local(env: Mapping[str, str], failures: list[str]) -> Iterator[
             failures.append(f"{_task(full_command)} failed: {child.error_of(ended.lines)}")
         return ended.code
 
+    def output_of(reference: str, outputs: Any) -> Any:
+        task, _, key = reference.removeprefix("pipelinechannel--").partition("-")
+        while key:
+            try:
+                return outputs.get_task_output(task, key)
+            except ValueError:  # names of tasks have hyphens, as what joins them to an output's
+                more, _, key = key.partition("-")
+                task = f"{task}-{more}"
+        failures.append(f"a condition needs {reference}, which no step has put out")
+        return None
+
     def artifact_line(artifact: dsl.Artifact) -> list[str]:
         return [f"{type(artifact).__name__} {artifact.uri}"]
 
@@ -114,12 +128,13 @@ def repaired_kfp_local(env: Mapping[str, str], failures: list[str]) -> Iterator[
         return text
 
     with ExitStack() as stack:
-        for module, name, replacement in (
+        for owner, name, replacement in (
             (subprocess_task_handler, "replace_python_executable", with_this_python),
             (subprocess_task_handler, "run_local_subprocess", run_step),
             (logging_utils, "make_log_lines_for_artifact", artifact_line),
+            (ConditionEvaluator, "_resolve_pipeline_channel", output_of),
         ):
-            stack.enter_context(_replaced(module, name, replacement))
+            stack.enter_context(_replaced(owner, name, replacement))
         if not sys.stdout.isatty():
             stack.enter_context(_replaced(logging_utils, "color_text", text_without_color))
         # It asks whether the image has a Python, which no image is started to answer.
@@ -135,13 +150,13 @@ def with_this_python(full_command: Sequence[str], new_executable: str) -> list[s
 
 
 @contextmanager
-def _replaced(module: ModuleType, name: str, replacement: object) -> Iterator[None]:
-    original = getattr(module, name)  # a kfp without it must not pass for repaired
-    setattr(module, name, replacement)
+def _replaced(owner: object, name: str, replacement: object) -> Iterator[None]:
+    original = getattr(owner, name)  # a kfp without it must not pass for repaired
+    setattr(owner, name, replacement)
     try:
         yield
     finally:
-        setattr(module, name, original)
+        setattr(owner, name, original)
 
 
 def _task(full_command: Sequence[str]) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.run_dir import RunDir
 from components.steps import StepFailedError
+from tzrec_core.run_dir import RunDir
 
 _UNINFORMED = 0.5
 """What a model that knows nothing reaches, of the metrics whose best possible value is known."""
@@ -54,8 +54,13 @@ def require_share(
 
 def places(run_dir: RunDir, tracking_uri: str) -> str:
     """Returns where the run's files are and how to look at its numbers."""
+    gate = read_json(run_dir.gate)
+    exported = _shown(run_dir.export)
+    if gate["verdict"] != "pass":
+        exported = f"none, the gate blocks it: {'; '.join(gate['reasons'])}"
     rows = [
-        ("exported model", _shown(run_dir.export)),
+        ("report", _shown(run_dir.report / "index.html")),
+        ("exported model", exported),
         ("checkpoints", _shown(run_dir.checkpoints)),
         ("results", _shown(run_dir.eval_result)),
         ("config", _shown(run_dir.config)),

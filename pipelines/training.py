@@ -19,10 +19,12 @@ def training(
     split_by: str = "rows",
     edit_config_json: str = "",
     num_processes: int = 1,
+    evaluate_checkpoints: int = 0,
     seed: int = 0,
     experiment: str = "tzrec",
+    registered_model: str = "",
 ) -> None:
-    """Prepares the data, trains, evaluates every checkpoint, chooses one and exports it.
+    """Prepares the data, trains, evaluates every checkpoint, chooses one, exports and registers it.
 
     Args:
         pipeline_config: The config file, text or JSON.
@@ -32,9 +34,11 @@ def training(
         eval_fraction: The part of the training rows to evaluate on, if there are no others.
         split_by: How to choose that part: rows, hash:<column> or time:<column>.
         edit_config_json: Changes to the config: {"train_config.num_steps": 1000}.
-        num_processes: Ranks to train with.
+        num_processes: Ranks to train and to evaluate with.
+        evaluate_checkpoints: Evaluate only so many of the newest checkpoints; 0: all.
         seed: Of the split and the order of the rows.
         experiment: The experiment in MLflow.
+        registered_model: The exported model's name in MLflow's registry; empty: the experiment's.
     """
     prepared = prepare_data(
         pipeline_config=pipeline_config,
@@ -51,9 +55,24 @@ def training(
     trained = train(
         run_dir=run_dir, num_processes=num_processes, dataset=prepared.outputs["dataset"]
     )
-    evaluated = evaluate(run_dir=run_dir, checkpoints=trained.outputs["checkpoints"])
-    selected = select_best(run_dir=run_dir, evaluation=evaluated.outputs["evaluation"])
-    exported = export(run_dir=run_dir, checkpoint=selected.outputs["checkpoint"])
+    evaluated = evaluate(
+        run_dir=run_dir,
+        num_processes=num_processes,
+        num_checkpoints=evaluate_checkpoints,
+        checkpoints=trained.outputs["checkpoints"],
+    )
+    selected = select_best(
+        run_dir=run_dir,
+        registered_model=registered_model,
+        evaluation=evaluated.outputs["evaluation"],
+    )
+    with dsl.If(selected.outputs["verdict"] == "pass", name="gate"):
+        exported = export(
+            run_dir=run_dir,
+            checkpoint=selected.outputs["checkpoint"],
+            registered_model=registered_model,
+            alias="",
+        )
     for task in (prepared, trained, evaluated, selected, exported):
         # Each finds its own finished work in run_dir; a cached one would leave run_dir empty.
         task.set_caching_options(False)

@@ -8,6 +8,8 @@ from components.container import run_step
 @dsl.container_component
 def evaluate(
     run_dir: str,
+    num_processes: int,
+    num_checkpoints: int,
     checkpoints: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],

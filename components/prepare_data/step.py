@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from components import experiments
-from components.run_dir import RunDir, RunInfo, new_run_id
+from components import experiments, lineage
 from tzrec_core import config as configs
 from tzrec_core import mlflow_run
 from tzrec_core.assembly import check_model
 from tzrec_core.data.prepare import STATS_FILE, prepare
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
+from tzrec_core.run_dir import RunDir, RunInfo, new_run_id
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,12 @@ def prepare_data(
         run.rename(experiments.run_name("prepare_data", f"{data.stats['train']['rows']} rows"))
         run.log_params(experiments.headline_params(config))
         run.log_metrics(statistics, prefix="data")
-        run.set_tags({"data.fingerprint": data.fingerprint, "run_dir": place.path})
+        origin = lineage.origin_tags(place.config)
+        run.set_tags({**origin, "data.fingerprint": data.fingerprint, "run_dir": place.path})
+        lineage.describe_experiment(run)
+        lineage.log_data(
+            run, {name: (data.path / name, data.fingerprint) for name in ("train", "eval")}
+        )
         run.log_artifact(place.config, "config")
         run.log_artifact(data.path / STATS_FILE, "data")
     dataset = {"path": str(data.path), "fingerprint": data.fingerprint, **statistics}
@@ -128,7 +133,7 @@ def _refuse_checkpoints(place: RunDir, difference: str) -> None:
 
 def _delete_results(place: RunDir) -> None:
     """Deletes what was made of checkpoints that are gone."""
-    stale = [folder for folder in (place.evaluation, place.export) if folder.exists()]
+    stale = [folder for folder in (place.evaluation, place.export, place.report) if folder.exists()]
     if not stale:
         return
     log.warning(

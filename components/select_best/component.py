@@ -8,10 +8,14 @@ from components.container import run_step
 @dsl.container_component
 def select_best(
     run_dir: str,
+    registered_model: str,
     evaluation: dsl.Input[dsl.Artifact],
     step: dsl.OutputPath(int),  # type: ignore[valid-type]
     checkpoint: dsl.OutputPath(str),  # type: ignore[valid-type]
+    verdict: dsl.OutputPath(str),  # type: ignore[valid-type]
     metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
 ) -> dsl.ContainerSpec:
-    """Chooses the checkpoint to export."""
+    """Chooses the checkpoint to export; the verdict is pass or block."""
     return run_step("select_best")

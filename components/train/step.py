@@ -5,10 +5,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from components import child, experiments, prepared
-from components.run_dir import RunDir
+from components import child, experiments, lineage, prepared
 from components.steps import StepFailedError
 from tzrec_core import config as configs
+from tzrec_core.run_dir import RunDir
 
 _SAVING_SECONDS = 300
 """What torchrun lets its processes have when it is stopped; Kubernetes' own limit comes before."""
@@ -41,6 +41,9 @@ def train(*, run_dir: str, num_processes: int = 1) -> Outputs:
         run.rename(experiments.run_name("train", model, budget))
         run.log_params(experiments.headline_params(config))
         run.set_tags({"num_processes": num_processes, "run_dir": place.path})
+        run.set_tags(lineage.origin_tags(place.config))
+        data = place.prepared_data()
+        lineage.log_data(run, {"train": (data / "train", data.name)})
         run.log_artifact(place.config, "config")
         ended = child.run(
             command(

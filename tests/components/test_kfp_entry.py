@@ -69,6 +69,18 @@ def test_outputs_are_written_where_kfp_looks_for_them(step, tmp_path):
     assert (tmp_path / "parameters" / "text").read_text() == 'it\'s "é" \n{{$}}'
 
 
+def test_a_page_is_the_artifact(monkeypatch, tmp_path):
+    page = tmp_path / "index.html"
+    page.write_text("<h1>é</h1>")
+    monkeypatch.setattr(steps, "load", lambda name: lambda: {"report": steps.Page(page)})
+
+    run("report", executor_input(tmp_path, {}, artifacts=["report"]))
+
+    assert (tmp_path / "artifacts" / "report").read_text() == "<h1>é</h1>"
+    output = json.loads((tmp_path / "output" / "executor_output.json").read_text())
+    assert output["artifacts"]["report"]["artifacts"][0]["metadata"] == {}
+
+
 def test_an_artifact_in_an_object_store_is_written_to_its_mount(step, tmp_path, monkeypatch):
     monkeypatch.setattr(kfp_entry, "_MOUNTS", {"s3://": f"{tmp_path}/mount/"})
     message = json.loads(

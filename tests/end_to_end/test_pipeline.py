@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.run_dir import RunDir
 from tests.pipeline_inputs import CONFIG, write_click_logs
 from tzrec_core import eval_result
+from tzrec_core.run_dir import RunDir
 
 STEPS = ("prepare-data", "train", "evaluate", "select-best", "export")
 
@@ -68,16 +68,30 @@ def test_every_row_was_trained_or_evaluated_on(artifacts):
     assert statistics["train_rows"] / 200 <= num_steps < statistics["train_rows"] / 100
 
 
-def test_the_best_of_all_checkpoints_is_exported(run_dir, artifacts):
+def test_the_chosen_one_of_all_checkpoints_is_exported(run_dir, artifacts):
     results = eval_result.read(run_dir.eval_result)
     best = max(results, key=lambda result: result.metrics["grouped_auc"])
+    choice = json.loads(run_dir.best.read_text())
+    (chosen,) = [result for result in results if result.step == choice["global_step"]]
 
     assert [result.step for result in results] == run_dir.checkpoint_steps()
     assert len(results) >= 2
-    assert artifacts["export"]["model"]["checkpoint"] == f"model.ckpt-{best.step}"
-    assert artifacts["select-best"]["metrics"] == best.metrics
-    assert best.metrics["auc"] > 0.6
+    # A near tie of the best one is chosen if it is earlier.
+    assert chosen.step <= best.step
+    near_tie = f"do not differ at 95% confidence from step {best.step}"
+    assert chosen == best or near_tie in choice["reason"]
+    assert artifacts["export"]["model"]["checkpoint"] == f"model.ckpt-{chosen.step}"
+    assert artifacts["select-best"]["metrics"] == chosen.metrics
+    assert chosen.metrics["auc"] > 0.6
     torch.jit.load(str(run_dir.export / "scripted_model.pt"))
+
+
+def test_the_reports_are_what_kfp_shows(run_dir):
+    (root,) = (run_dir.path / "kfp").iterdir()
+
+    for name, file in (("report", "index.html"), ("summary", "summary.md")):
+        shown = (root / "select-best" / name).read_text()
+        assert shown == (run_dir.report / file).read_text()
 
 
 def test_the_run_ends_with_its_metrics_and_where_everything_is(ended, run_dir):

@@ -11,6 +11,7 @@ import psutil
 from mlflow import MlflowClient
 
 from components.prepare_data.step import prepare_data
+from components.train.step import train as train_step
 from tests.distributed.ranks import spawn
 from tests.pipeline_inputs import CONFIG, write_click_logs
 from tests.tzrec_core.training.test_resume import assert_same_training, write
@@ -79,20 +80,22 @@ def test_torchrun_starts_a_training_again_that_goes_on_by_itself(tmp_path):
     assert_same_training(tmp_path / "model", tmp_path / "whole")
 
 
-def test_the_train_step_that_is_told_to_stop_goes_on_when_it_is_run_again(tmp_path):
+def test_the_train_step_that_is_told_to_stop_goes_on_when_it_is_run_again(
+    tmp_path, monkeypatch, capfd
+):
     write_click_logs(tmp_path / "clicks.parquet", num_rows=4000, seed=0)
     (tmp_path / "small.config").write_text(CONFIG)
     prepare_data(
         run_dir=str(tmp_path / "run"),
         pipeline_config=str(tmp_path / "small.config"),
         train_input_path=str(tmp_path / "clicks.parquet"),
-        eval_fraction=0.2,
+        eval_fraction=0.05,
         edit_config_json=json.dumps(
             {"data_config.batch_size": 10, "train_config.save_checkpoints_steps": 99}
         ),
     )
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    command = ["components.cli", "train", f"--run_dir={tmp_path / 'run'}"]
+    command = ["components.cli", "train", f"--run_dir={tmp_path / 'run'}", "--num_processes=2"]
 
     def status():
         client = MlflowClient(store)
@@ -100,8 +103,7 @@ def test_the_train_step_that_is_told_to_stop_goes_on_when_it_is_run_again(tmp_pa
         runs = client.search_runs([experiment.experiment_id], "tags.stage = 'train'")
         return [run.info.status for run in runs]
 
-    two = [*command, "--num_processes=2"]
-    with started(two, MLFLOW_TRACKING_URI=store) as (process, ranks):
+    with started(command, MLFLOW_TRACKING_URI=store) as (process, ranks):
         wait_for(process, "Training Epoch", 3)
         ranks += ranks_of(process)
         process.send_signal(signal.SIGTERM)
@@ -111,9 +113,12 @@ def test_the_train_step_that_is_told_to_stop_goes_on_when_it_is_run_again(tmp_pa
     assert status() == ["KILLED"]
     (step,) = checkpoint.steps(tmp_path / "run" / "checkpoints")
     assert step % 99 != 0
-    with started(command, MLFLOW_TRACKING_URI=store) as (process, _):
-        output, _ = process.communicate(timeout=200)
+    capfd.readouterr()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
-    assert process.returncode == 0, output
-    assert f"model.ckpt-{step}" in output
+    outputs = train_step(run_dir=str(tmp_path / "run"))
+
+    assert f"model.ckpt-{step}" in capfd.readouterr().out
+    assert outputs["checkpoints"]["step"] > step
     assert status() == ["FINISHED"]

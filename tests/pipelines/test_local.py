@@ -11,9 +11,9 @@ import pytest
 from kfp import compiler, components, dsl
 
 from components.container import EXECUTOR_MARKER
-from components.run_dir import RunDir, RunInfo
 from components.steps import StepFailedError
 from pipelines import local
+from tzrec_core.run_dir import RunDir, RunInfo
 
 STEP = """
 import json, os, sys
@@ -241,3 +241,32 @@ def test_a_file_that_is_no_pipeline_is_an_error(tmp_path, monkeypatch, content):
     with pytest.raises(ValueError, match=r"cannot be read|is not a compiled pipeline"):
         local.run(path, {}, env={})
     assert not (tmp_path / "runs").exists()
+
+
+@dsl.container_component
+def verdict(run_dir: str, name: str, code: str, count: int, said: dsl.Output[dsl.Artifact],
+            my_verdict: dsl.OutputPath(str)):  # fmt: skip
+    return dsl.ContainerSpec("image", ["python3", "-c", STEP], [EXECUTOR_MARKER, "{{$}}"])
+
+
+SAY = """
+place = outputs["parameters"]["my_verdict"]["outputFile"]
+os.makedirs(os.path.dirname(place), exist_ok=True)
+open(place, "w").write({1: "pass", 2: "block"}.get(values["count"], ""))
+"""
+
+
+@dsl.pipeline(name="guarded")
+def guarded(run_dir: str, count: int):
+    told = verdict(run_dir=run_dir, name="told", code=SAY, count=count)
+    with dsl.If(told.outputs["my_verdict"] == "pass"):
+        second(run_dir=run_dir, name="second", code="", before=told.outputs["said"])
+
+
+@pytest.mark.parametrize(("count", "is_run"), [("1", True), ("2", False)])
+def test_a_step_behind_a_condition_runs_if_it_holds(tmp_path, count, is_run):
+    compiler.Compiler().compile(guarded, str(tmp_path / "guarded.yaml"))
+
+    local.run(tmp_path / "guarded.yaml", {"run_dir": str(tmp_path), "count": count}, env={})
+
+    assert (tmp_path / "second.json").exists() == is_run

@@ -1,8 +1,8 @@
 import pytest
 
-from components.run_dir import RunDir, RunInfo, write_json
 from components.steps import StepFailedError
 from pipelines import summary
+from tzrec_core.run_dir import RunDir, RunInfo, write_json
 
 
 def finished(path):
@@ -15,6 +15,7 @@ def finished(path):
             "metrics": {"auc": 0.75, "binary_cross_entropy": 0.48},
         },
     )  # fmt: skip
+    write_json(run_dir.gate, {"verdict": "pass", "reasons": ["no gate is configured"]})
     return run_dir
 
 
@@ -71,3 +72,10 @@ def test_places_are_shown_as_seen_from_here(tmp_path, monkeypatch):
     assert "make mlflow-ui, then http://127.0.0.1:5000/#/experiments/1/runs/2" in inside
     assert f" {run_dir.export}\n" in outside
     assert " http://mlflow:5000/#/experiments/1/runs/2" in outside
+
+
+def test_a_model_that_is_not_exported_is_shown_with_the_reasons(tmp_path):
+    run_dir = finished(tmp_path)
+    write_json(run_dir.gate, {"verdict": "block", "reasons": ["auc is 0.7", "it may lose 0"]})
+
+    assert "none, the gate blocks it: auc is 0.7; it may lose 0\n" in summary.places(run_dir, "")

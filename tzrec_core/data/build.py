@@ -83,6 +83,7 @@ def build_dataset(
     rank: int,
     world_size: int,
     seed: int = 0,
+    number_rows: bool = False,
 ) -> Dataset:
     """Builds a rank's share of an input.
 
@@ -95,6 +96,7 @@ def build_dataset(
         rank: this process.
         world_size: number of processes.
         seed: of the order.
+        number_rows: fill ``Batch.rows``.
     """
     data = config.data_config
     batch_size = data.batch_size
@@ -113,6 +115,7 @@ def build_dataset(
         world_size=world_size,
         pin_memory=data.pin_memory and torch.cuda.is_available(),
         batch_cost_size=None if schema.sample_cost is None else data.batch_cost_size,
+        number_rows=number_rows,
     )
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tzrec_core.batch import Batch
 from tzrec_core.data.batching import ALL_ROWS, Rows, Window, cut_batches
-from tzrec_core.data.collate import collate
+from tzrec_core.data.collate import ROW_COLUMN, collate
 from tzrec_core.data.location import WindowRows, described
 from tzrec_core.data.read_ahead import read_ahead
 from tzrec_core.data.reader import Part, Reader, expected_rows, naming
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 # However large the shuffle buffer, so many windows are there to be dealt, so that small data
 # reaches every rank in about equal shares.
 _MIN_WINDOWS = 32
+_BITS_IN_WINDOW = 32  # of a row's number
 
 
 class Dataset:
@@ -51,6 +52,7 @@ class Dataset:
         pin_memory: put batches into page-locked memory; needs a GPU.
         batch_cost_size: what the rows of a batch may cost together; needs a schema with
             ``sample_cost``. None: only their number counts.
+        number_rows: fill ``Batch.rows``.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Dataset:
         world_size: int,
         pin_memory: bool = False,
         batch_cost_size: int | None = None,
+        number_rows: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -85,6 +88,7 @@ class Dataset:
         self._rank = rank
         self._world_size = world_size
         self._pin_memory = pin_memory
+        self._number_rows = number_rows
         self._warned: set[str] = set()
         self._warned_of_dear_rows = False
         self._window_rows = min(
@@ -223,6 +227,11 @@ class Dataset:
         order = self._order(epoch, window.index, table.num_rows)
         if order is not None:
             table = table.take(pa.array(order))
+        if self._number_rows:
+            # Windows are the same on any number of ranks, as is a row's place in its window.
+            first = window.index << _BITS_IN_WINDOW
+            numbers = np.arange(first, first + table.num_rows, dtype=np.int64)
+            table = table.append_column(ROW_COLUMN, pa.array(numbers))
         table = table.slice(skip)
         return Rows(window, skip, table, self._costs(table))
 

@@ -148,7 +148,7 @@ def fingerprint(
 
     Args:
         settings: see ``encoding_settings``.
-        schema: its labels, sample weights, grouping keys and sample cost count.
+        schema: its labels, sample weights, grouping keys, sample cost and slices count.
         inputs: files by share; they count by name, size and time of the last change.
         rule: counts if rows for evaluation are no input of their own; its seed always.
     """
@@ -159,6 +159,7 @@ def fingerprint(
         "sample_weights": schema.sample_weights,
         "group_keys": dict(schema.group_keys),
         "sample_cost": schema.sample_cost,
+        "slices": schema.slices,
         "inputs": {
             share: [(file.name, file.size, file.mtime_ns) for file in files]
             for share, files in inputs.items()

@@ -13,6 +13,7 @@ from pyarrow import types
 
 from tzrec_core.data.shuffle import mix64
 from tzrec_core.features import columns
+from tzrec_core.features.hashing import hash_text
 from tzrec_core.features.id_transform import IdTransform
 from tzrec_core.features.schema import BatchSchema, Feature
 
@@ -99,7 +100,7 @@ class ColumnSummary:
 
 
 def summarize(column: pa.ChunkedArray, *, is_number: bool) -> ColumnSummary:
-    """Summarises one encoded column: numbers, ids, lists of either, or maps from ids.
+    """Summarises one encoded column: numbers, ids, text, lists of numbers or ids, maps from ids.
 
     A row without values counts as null; the values of all rows count otherwise, and of a map its
     keys.
@@ -113,8 +114,7 @@ def summarize(column: pa.ChunkedArray, *, is_number: bool) -> ColumnSummary:
         if types.is_struct(values.type):
             values = values.flatten()[0]
     values = values.drop_null()
-    different = pc.unique(values).to_numpy(zero_copy_only=False)
-    hashes = np.sort(mix64(_bits(different)))[:SKETCH_SIZE]
+    hashes = np.sort(mix64(_bits(pc.unique(values))))[:SKETCH_SIZE]
     moments = _moments(values.to_numpy(zero_copy_only=False)) if is_number else None
     return ColumnSummary(len(column), nulls, Distinct(hashes), moments)
 
@@ -174,10 +174,12 @@ def _fate(feature: Feature) -> str:
     return "they are left out, rows without any other have no id and embedding 0"
 
 
-def _bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
-    if np.issubdtype(values.dtype, np.floating):
-        return values.astype(np.float64).view(np.uint64)
-    return values.astype(np.int64).view(np.uint64)
+def _bits(different: pa.Array) -> npt.NDArray[np.uint64]:
+    if types.is_string(different.type):
+        return hash_text(different)
+    values: npt.NDArray[np.generic] = different.to_numpy(zero_copy_only=False)
+    wide = np.float64 if types.is_floating(different.type) else np.int64
+    return values.astype(wide).view(np.uint64)
 
 
 def _moments(values: npt.NDArray[np.generic]) -> Moments:

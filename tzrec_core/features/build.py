@@ -4,7 +4,13 @@ from collections.abc import Iterable
 
 from tzrec_core.config_tasks import TaskConfig, task_configs
 from tzrec_core.features.build_feature import build_feature, definition_of
-from tzrec_core.features.schema import BatchSchema, Feature, cost_column, id_column
+from tzrec_core.features.schema import (
+    BatchSchema,
+    Feature,
+    cost_column,
+    id_column,
+    slice_column,
+)
 from tzrec_core.protos import data_pb2, feature_pb2, tower_pb2
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 
@@ -28,6 +34,8 @@ def build_schema(config: EasyRecConfig, *, training_labels: bool = True) -> Batc
     labels = [*data.label_fields, *(name for task in tasks for name in _labels(task))]
     weights = [*data.sample_weight_fields, *(name for task in tasks for name in _weights(task))]
     keys = [key for task in tasks for key in _grouping_keys(task)]
+    if config.eval_config.bootstrap_key:
+        keys.append(config.eval_config.bootstrap_key)
     columns = {feature.name: feature.column for feature in features}
     schema = BatchSchema(
         features,
@@ -35,15 +43,17 @@ def build_schema(config: EasyRecConfig, *, training_labels: bool = True) -> Batc
         sample_weights=tuple(dict.fromkeys(weights)),
         group_keys={key: columns.get(key, key) for key in keys},
         sample_cost=data.sample_cost_field or None,
+        slices=tuple(part.column for part in config.eval_config.slices),
     )
     others = [*schema.labels, *schema.sample_weights, *map(id_column, schema.group_keys)]
     if schema.sample_cost is not None:
         others.append(cost_column(schema.sample_cost))
+    others += map(slice_column, schema.slices)
     for name in others:
         if name in columns:
             raise ValueError(
-                f"feature_name {name!r} is also the name of a label, of a sample weight, of the "
-                "ids of a grouping key or of the sample cost; name the feature differently"
+                f"feature_name {name!r} is also the name of a label, a sample weight, the ids of "
+                "a grouping key, the sample cost or a slice; name the feature differently"
             )
     return schema
 

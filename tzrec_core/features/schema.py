@@ -78,6 +78,8 @@ class BatchSchema:
     """Input column by grouping key."""
     sample_cost: str | None = None
     """Input column of what a row costs; None if batches are cut by the number of rows only."""
+    slices: tuple[str, ...] = ()
+    """Input columns whose values stay what they are, to evaluate parts of the rows."""
 
     @property
     def dense_features(self) -> tuple[Feature, ...]:
@@ -119,6 +121,8 @@ class BatchSchema:
             needed.setdefault(self.group_column(key, available), f"grouping key {key!r}")
         if self.sample_cost is not None:
             needed.setdefault(cost_source(self.sample_cost, available), "the sample cost")
+        for name in self.slices:
+            needed.setdefault(slice_source(name, available), "a slice of the evaluation")
         for column, user in needed.items():
             if column not in available:
                 raise ValueError(
@@ -141,3 +145,13 @@ def cost_column(name: str) -> str:
 def cost_source(name: str, available: Collection[str]) -> str:
     """Returns the column that the sample cost ``name`` comes from: the encoded one, if there."""
     return cost_column(name) if cost_column(name) in available else name
+
+
+def slice_column(name: str) -> str:
+    """Returns the encoded column of the slices whose input column is ``name``."""
+    return f"{name}@slice"
+
+
+def slice_source(name: str, available: Collection[str]) -> str:
+    """Returns the column that the slices ``name`` come from: the encoded one, if there."""
+    return slice_column(name) if slice_column(name) in available else name

@@ -18,6 +18,8 @@ from tzrec_core.features.schema import (
     cost_column,
     cost_source,
     id_column,
+    slice_column,
+    slice_source,
 )
 
 
@@ -34,7 +36,8 @@ def encode(raw: pa.Table, schema: BatchSchema) -> Encoded:
     The result has a column per feature, label, sample weight, grouping key and cost, in this order:
     sparse features int64 (null is no id), list<int64> or, weighted, map<int64, float>; dense
     features float32 or fixed_size_list<float32>; labels int64 or float32; weights float32;
-    the ids of grouping key ``k`` int64 under ``k@id``; the cost ``c`` float64 under ``c@cost``.
+    the ids of grouping key ``k`` int64 under ``k@id``; the cost ``c`` float64 under ``c@cost``; the
+    slice ``s`` under ``s@slice`` as text, whole or other numbers, with nulls.
     Rows keep their order.
 
     Raises:
@@ -63,6 +66,10 @@ def encode(raw: pa.Table, schema: BatchSchema) -> Encoded:
         source = cost_source(schema.sample_cost, raw.column_names)
         cost = _convert([raw[source].combine_chunks()], f"sample cost, column {source!r}", _cost)
         encoded[cost_column(schema.sample_cost)] = cost
+    for column in schema.slices:
+        source = slice_source(column, raw.column_names)
+        name = f"slice, column {source!r}"
+        encoded[slice_column(column)] = _convert(_chunks(raw[source]), name, _slice)
     return Encoded(pa.table(encoded), counts)
 
 
@@ -108,6 +115,18 @@ def _label(column: pa.Array) -> pa.Array:
     if types.is_integer(column.type) or types.is_boolean(column.type):
         return column.cast(pa.int64())
     return _finite(column)
+
+
+def _slice(column: pa.Array) -> pa.Array:
+    """Returns values of one type per kind, so that the files of an input agree."""
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_boolean(kind):
+        return column.cast(pa.string())
+    if types.is_integer(kind):
+        return column.cast(pa.int64())
+    if types.is_floating(kind):
+        return column.cast(pa.float64())
+    raise ValueError(f"must hold text, numbers or booleans, is {column.type}")
 
 
 def _weight(column: pa.Array) -> pa.Array:

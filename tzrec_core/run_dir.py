@@ -49,7 +49,9 @@ class RunDir:
         self.eval_result = self.evaluation / "eval_result.txt"
         self.evaluated = self.evaluation / "checkpoints.json"
         self.best = self.evaluation / "best.json"
+        self.gate = self.evaluation / "gate.json"
         self.export = self.path / "export"
+        self.report = self.path / "report"
         self._info = self.path / "run.json"
 
     def read_info(self) -> RunInfo:
@@ -93,6 +95,14 @@ class RunDir:
     def checkpoint(self, step: int) -> Path:
         """Returns the folder of a checkpoint."""
         return self.checkpoints / f"model.ckpt-{step}"
+
+    def predictions(self, step: int) -> Path:
+        """Returns the folder of the evaluation rows that the checkpoint of ``step`` has scored."""
+        return self.evaluation / "predictions" / f"step-{step}"
+
+    def result(self, step: int) -> Path:
+        """Returns the file of what the evaluation of the checkpoint of ``step`` has found."""
+        return self.evaluation / f"step-{step}.json"
 
 
 def new_run_id() -> str:

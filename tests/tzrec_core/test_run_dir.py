@@ -1,7 +1,7 @@
 import pytest
 
-from components.run_dir import RunDir, RunInfo, write_json
 from tzrec_core.checkpoints import checkpoint
+from tzrec_core.run_dir import RunDir, RunInfo, write_json
 from tzrec_core.training.milestones import RESULT_FILE
 
 
