@@ -14,8 +14,9 @@ TORCH_SOURCE :=
 LOCK := requirements/dev-cuda.lock
 endif
 PROTOS := $(wildcard protos/*.proto)
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help setup lock protos test lint format typecheck demo compile mlflow-ui bench bench-metrics bench-evaluation-memory bench-checkpoints clean
+.PHONY: help setup lock protos test test-pages lint format typecheck demo compile mlflow-ui bench bench-train bench-prepare bench-metrics bench-evaluation-memory bench-checkpoints clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -25,8 +26,9 @@ $(UV):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q uv==0.13.8
 
+# With bytecode: where Python may not write it, each process of a training would compile torch anew.
 $(VENV)/.installed-$(ACCEL): $(UV) $(LOCK) pyproject.toml
-	$(UV) pip install -q --python $(BIN)/python --no-deps $(TORCH_SOURCE) -r $(LOCK) -e .
+	$(UV) pip install -q --compile-bytecode --python $(BIN)/python --no-deps $(TORCH_SOURCE) -r $(LOCK) -e .
 	rm -f $(VENV)/.installed-*
 	touch $@
 
@@ -39,6 +41,13 @@ tzrec_core/protos/pipeline_pb2.py: $(PROTOS) $(VENV)/.installed-$(ACCEL)
 
 test: setup ## Run the default test suite
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The library comes from PyPI, the browser from Debian: neither is needed by anything else.
+test-pages: setup ## Open reports in headless Chromium, which is installed with apt if there is none
+	$(UV) pip install -q --python $(BIN)/python playwright==1.65.2
+	command -v chromium-headless-shell chromium google-chrome >/dev/null || { \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium-headless-shell; }
+	$(BIN)/pytest -m pages $(PAGES_FLAGS)
 
 lint: setup ## Check style, spelling and which floor imports which
 	$(BIN)/ruff check .
@@ -63,8 +72,14 @@ mlflow-ui: setup ## Open the local runs at http://127.0.0.1:5000
 	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 	  --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts
 
-bench: setup ## Measure training and its parts; prints ratios
-	$(BIN)/python -m benchmarks.throughput
+BENCHES := bench-train bench-prepare bench-metrics bench-evaluation-memory bench-checkpoints
+bench: $(BENCHES) ## Run all benchmarks with their default settings, one after the other
+
+bench-train: setup ## Compare model, loader and training with one written by hand; prints ratios
+	$(BIN)/python -m benchmarks.train $(BENCH_FLAGS)
+
+bench-prepare: setup ## Measure generating and preparing click logs
+	$(BIN)/python -m benchmarks.prepare_data $(BENCH_FLAGS)
 
 bench-metrics: setup ## Compare the exact metrics with sampling, loops and libraries; prints ratios
 	$(BIN)/python -m benchmarks.metrics $(BENCH_FLAGS)

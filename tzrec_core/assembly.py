@@ -1,5 +1,6 @@
 """From the config to what trains: the sharded model, its optimizer, and the data of each split."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
-from tzrec_core.checkpoints import checkpoint
+from tzrec_core.checkpoints import restoring
 from tzrec_core.data.build import build_dataset
 from tzrec_core.data.dataset import Dataset
+from tzrec_core.distributed.build import build_constraints
 from tzrec_core.distributed.ranks import Ranks
 from tzrec_core.distributed.sharding import shard
 from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema
+from tzrec_core.machine import keep_freed_memory
 from tzrec_core.models.build import build_model
 from tzrec_core.optim.build import (
     build_dense_factory,
@@ -47,6 +50,7 @@ class Job:
         stepper: What trains them with it.
         schema: What a batch is made of.
         tasks: What the model is trained for.
+        balance: What weighs the tasks while training, beside their own weights; None: nothing.
     """
 
     model: DistributedModelParallel
@@ -54,6 +58,7 @@ class Job:
     stepper: Stepper
     schema: BatchSchema
     tasks: tuple[Task, ...]
+    balance: ParetoBalance | None
 
 
 def assemble(config: EasyRecConfig, ranks: Ranks, *, training: bool = True) -> Job:
@@ -63,11 +68,12 @@ def assemble(config: EasyRecConfig, ranks: Ranks, *, training: bool = True) -> J
         config: Of the model.
         ranks: From ``process_group``.
         training: False spares the memory of the sparse optimizer's state, and takes a sparse
-            optimizer that this kind of device does not have.
+            optimizer and compute kernels that this kind of device does not have.
 
     Raises:
         ValueError: The config asks for what cannot be built, or the tables do not fit.
     """
+    keep_freed_memory()
     schema, train_config = build_schema(config), config.train_config
     tasks = build_tasks(config)
     torch.manual_seed(SEED)
@@ -81,12 +87,22 @@ def assemble(config: EasyRecConfig, ranks: Ranks, *, training: bool = True) -> J
     if training:
         rule = build_sparse_rule(train_config.sparse_optimizer, device_type=ranks.device.type)
     apply_sparse_optimizer(model, rule)
+    constraints = build_constraints(
+        config, schema.features, device_type=ranks.device.type, training=training
+    )
     with kernel_for(rule):
-        sharded = shard(model, ranks, batch_size=config.data_config.batch_size, seed=SEED)
+        sharded = shard(
+            model,
+            ranks,
+            batch_size=config.data_config.batch_size,
+            seed=SEED,
+            constraints=constraints,
+        )
+    balance = None
     if config.model_config.use_pareto_loss_weight:
         bounds = [task.least_share for task in tasks]
-        parameters = list(dense_parameters(sharded).values())
-        model.scoring.balance = ParetoBalance(parameters, bounds, ranks)
+        balance = ParetoBalance(list(dense_parameters(sharded).values()), bounds, ranks)
+    model.scoring.balance = balance
     optimizer = build_optimizer(train_config.dense_optimizer, sharded, rule)
     stepper = build_stepper(
         train_config,
@@ -96,7 +112,14 @@ def assemble(config: EasyRecConfig, ranks: Ranks, *, training: bool = True) -> J
         gate=head.gate,
         loss_scale=model.scoring.loss_scale,
     )
-    return Job(model=sharded, optimizer=optimizer, stepper=stepper, schema=schema, tasks=tasks)
+    return Job(
+        model=sharded,
+        optimizer=optimizer,
+        stepper=stepper,
+        schema=schema,
+        tasks=tasks,
+        balance=balance,
+    )
 
 
 def uses_averages(
@@ -124,9 +147,9 @@ def unsharded(config: EasyRecConfig, path: Path, *, averaged: bool = False) -> T
         build_model(config.model_config, schema.features, device=torch.device("cpu")),
         build_tasks(config),
     )
-    checkpoint.load_unsharded(path, model)
+    restoring.load_unsharded(path, model)
     if averaged:
-        checkpoint.load_averages(path, dict(model.named_parameters()), None)
+        restoring.load_averages(path, dict(model.named_parameters()), None)
     return model.eval()
 
 
@@ -144,6 +167,7 @@ def check_model(config: EasyRecConfig) -> None:
     TrainMetrics(config)
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     rule = build_sparse_rule(config.train_config.sparse_optimizer, device_type=device_type)
+    build_constraints(config, schema.features, device_type=device_type)
     dense = config.train_config.dense_optimizer
     for optimizer in (dense, *dense.part_optimizers):
         build_dense_factory(optimizer)
@@ -157,14 +181,28 @@ def check_model(config: EasyRecConfig) -> None:
 
 
 def share_of_rows(
-    config: EasyRecConfig, schema: BatchSchema, ranks: Ranks, *, training: bool
+    config: EasyRecConfig,
+    schema: BatchSchema,
+    ranks: Ranks,
+    *,
+    training: bool,
+    told_apart: bool = False,
 ) -> Dataset:
-    """Returns this rank's share of the training rows, or of the evaluation rows."""
+    """Returns this rank's share of the training rows, or of the evaluation rows.
+
+    Args:
+        config: Says where the rows are.
+        schema: What a batch is made of.
+        ranks: From ``process_group``.
+        training: The training rows.
+        told_apart: With the numbers of rows and what slices are made by.
+    """
     return build_dataset(
         config,
-        schema,
+        schema if told_apart else dataclasses.replace(schema, slices=()),
         input_path=config.train_input_path if training else config.eval_input_path,
         training=training,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        number_rows=told_apart,
     )

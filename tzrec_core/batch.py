@@ -1,8 +1,9 @@
 """The batch that models, losses and metrics see."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
@@ -31,6 +32,10 @@ class Batch(Pipelineable):
         share: float32, for each task this batch's part, in loss weight over all ranks, of the
             batches whose gradients are accumulated; None where there is nothing to share.
         completes_step: Whether it is the last one of those.
+        slices: [B] values by the column's name, which parts of the rows are made by; they stay on
+            the host.
+        rows: [B] int64, which row of the input each is, equal on any number of ranks; None where
+            the dataset was not asked to number them.
     """
 
     dense: Tensor
@@ -43,6 +48,8 @@ class Batch(Pipelineable):
     normalizer: Tensor | None = None
     share: Tensor | None = None
     completes_step: bool = True
+    slices: dict[str, pa.ChunkedArray] = field(default_factory=dict)
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.dense)

@@ -1,20 +1,24 @@
 """Checks a config as a whole before anything is built or read: what is missing or contradicts."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tzrec_core.config_checks.features import feature_problems
 from tzrec_core.config_checks.metric import metric_names
 from tzrec_core.config_checks.model import model_problems
+from tzrec_core.config_checks.sharding import sharding_problems
 from tzrec_core.config_checks.task import loss_names, task_problems
 from tzrec_core.config_checks.train import early_stopping_problems, train_problems
 from tzrec_core.config_fields import planned_fields
 from tzrec_core.config_tasks import task_configs
-from tzrec_core.protos import data_pb2, export_pb2
+from tzrec_core.protos import data_pb2, eval_pb2, export_pb2
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 
 SUPPORTED_DATASETS = (data_pb2.ParquetDataset, data_pb2.CsvDataset)
 EXPORTERS = ("latest", "best")
+NEAR_TIES = ("earliest", "metric", "best")
+EMBEDDING_PRECISIONS = ("FP32", "FP16", "INT8")
 
 
 def check(config: EasyRecConfig, required: Sequence[str] = ()) -> None:
@@ -43,6 +47,7 @@ def _problems(config: EasyRecConfig, required: Sequence[str]) -> Iterator[str]:
     yield from _eval_problems(config)
     yield from _data_problems(config.data_config)
     yield from feature_problems(config)
+    yield from sharding_problems(config)
     yield from model_problems(config)
     yield from task_problems(config)
     tasks = task_configs(config.model_config).values()
@@ -57,6 +62,23 @@ def _eval_problems(config: EasyRecConfig) -> Iterator[str]:
         yield "eval_config.num_steps is 0; must be > 0, or left out for all of the data"
     if evaluation.log_step_count_steps == 0:
         yield "eval_config.log_step_count_steps is 0; must be > 0"
+    if not 0 < evaluation.confidence_level < 1:
+        yield f"eval_config.confidence_level is {evaluation.confidence_level:g}; must be in (0, 1)"
+    for index, slices in enumerate(evaluation.slices):
+        yield from _slices_problems(slices, f"eval_config.slices[{index}]")
+    for column, count in Counter(slices.column for slices in evaluation.slices).items():
+        if count > 1:
+            yield f"eval_config.slices has column {column!r} {count} times; columns must differ"
+
+
+def _slices_problems(slices: eval_pb2.Slices, path: str) -> Iterator[str]:
+    if not slices.column:
+        yield f"{path}.column is not set"
+    if slices.max_parts < 1:
+        yield f"{path}.max_parts is {slices.max_parts}; must be > 0"
+    ends = list(slices.boundaries)
+    if not all(math.isfinite(end) for end in ends) or ends != sorted(set(ends)):
+        yield f"{path}.boundaries is {ends}; must be finite numbers in ascending order"
 
 
 def _data_problems(data: data_pb2.DataConfig) -> Iterator[str]:
@@ -120,8 +142,41 @@ def _export_problems(export: export_pb2.ExportConfig, names: Sequence[str]) -> I
             f"export_config.exporter_type is {export.exporter_type!r};"
             f" supported: {', '.join(EXPORTERS)}"
         )
+    if export.embedding_precision not in EMBEDDING_PRECISIONS:
+        yield (
+            f"export_config.embedding_precision is {export.embedding_precision!r};"
+            f" supported: {', '.join(EMBEDDING_PRECISIONS)}"
+        )
     if export.exporter_type == "best" and export.best_exporter_metric not in names:
         yield (
             f"export_config.best_exporter_metric is {export.best_exporter_metric!r};"
             f" the config's metrics and losses are: {', '.join(names) or 'none'}"
         )
+    yield from _near_tie_problems(export, names)
+    for index, margin in enumerate(export.gate):
+        yield from _margin_problems(margin, f"export_config.gate[{index}]", names)
+
+
+def _near_tie_problems(export: export_pb2.ExportConfig, names: Sequence[str]) -> Iterator[str]:
+    path = "export_config"
+    if export.near_ties not in NEAR_TIES:
+        yield f"{path}.near_ties is {export.near_ties!r}; supported: {', '.join(NEAR_TIES)}"
+    if export.near_ties == "metric" and export.tie_break_metric not in names:
+        yield (
+            f"{path}.tie_break_metric is {export.tie_break_metric!r};"
+            f" the config's metrics and losses are: {', '.join(names) or 'none'}"
+        )
+    if export.near_ties != "metric" and export.tie_break_metric:
+        yield f"{path}.tie_break_metric is set; needs near_ties: metric"
+
+
+def _margin_problems(margin: export_pb2.Margin, path: str, names: Sequence[str]) -> Iterator[str]:
+    if margin.metric not in names:
+        yield (
+            f"{path}.metric is {margin.metric!r};"
+            f" the config's metrics and losses are: {', '.join(names) or 'none'}"
+        )
+    if not 0 <= margin.max_loss < math.inf:
+        yield f"{path}.max_loss is {margin.max_loss:g}; must be finite and >= 0"
+    if not 0 <= margin.min_slice_share <= 1:
+        yield f"{path}.min_slice_share is {margin.min_slice_share:g}; must be in [0, 1]"

@@ -6,7 +6,7 @@ from pathlib import Path
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.command_line import parser, run
 from tzrec_core.config import check, edit, edits_from_json, load
-from tzrec_core.evaluator import evaluate_checkpoint
+from tzrec_core.evaluation.evaluator import evaluate_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_argument(
         "--eval_result_filename", default="eval_result.txt", help="result file, inside model_dir"
     )
+    flags.add_argument("--predictions_path", type=Path, help="new folder for the scored rows")
     flags.add_argument("--edit_config_json", help='edits, {"path.of[0].field": value}')
     args = flags.parse_args(argv)
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config,
         checkpoint_path=checkpoint.resolve(Path(args.checkpoint_path or config.model_dir)),
         result_path=Path(config.model_dir) / args.eval_result_filename,
+        predictions_path=args.predictions_path,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.command_line import parser, run
 from tzrec_core.config import check, edit, edits_from_json, load
-from tzrec_core.exporter import load_config
+from tzrec_core.exporting.directory import load_config
 from tzrec_core.predictor import predict_checkpoint, predict_exported
 from tzrec_core.protos import data_pb2
 

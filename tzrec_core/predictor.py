@@ -15,12 +15,13 @@ from torch import Tensor
 
 from tzrec_core.assembly import assemble
 from tzrec_core.batch import Batch
-from tzrec_core.checkpoints import checkpoint
+from tzrec_core.checkpoints import restoring
 from tzrec_core.data.build import build_reader
 from tzrec_core.data.collate import collate, empty_batch
 from tzrec_core.distributed.agreement import agree
 from tzrec_core.distributed.ranks import Ranks, on_rank_0, process_group
-from tzrec_core.exporter import MODEL_FILE, load_scripted, serving_inputs
+from tzrec_core.exporting.directory import MODEL_FILE, load_scripted
+from tzrec_core.exporting.inputs import of_batch
 from tzrec_core.features.build import build_schema
 from tzrec_core.features.schema import BatchSchema
 from tzrec_core.features.transforms import encode
@@ -44,16 +45,16 @@ def predict_exported(
 ) -> int:
     """Scores ``input_path`` with an exported model; returns the number of this rank's rows.
 
-    ``export_dir`` has the model and ``config`` is the one that ``exporter.load_config`` finds
-    there; the other arguments are ``predict_checkpoint``'s. Ranks started by torchrun share the
-    rows and write a file each.
+    ``export_dir`` has the model and ``config`` is the one that ``exporting.directory.load_config``
+    finds there; the other arguments are ``predict_checkpoint``'s. Ranks started by torchrun share
+    the rows and write a file each.
     """
     with process_group() as ranks:
         _check_output(output_path, ranks)
         model = load_scripted(export_dir / MODEL_FILE)
 
         def score(batch: Batch) -> Mapping[str, Tensor]:
-            scores: Mapping[str, Tensor] = model(*serving_inputs(batch))
+            scores: Mapping[str, Tensor] = model(*of_batch(batch))
             return scores
 
         rows = _Rows(config, input_path, reserved_columns, ranks)
@@ -90,7 +91,7 @@ def predict_checkpoint(
     with process_group() as ranks:
         _check_output(output_path, ranks)
         job = assemble(config, ranks, training=False)
-        checkpoint.restore(checkpoint_path, ranks, model=job.model, optimizer=None)
+        restoring.restore(checkpoint_path, ranks, model=job.model, optimizer=None)
         job.model.eval()
 
         def score(batch: Batch) -> Mapping[str, Tensor]:

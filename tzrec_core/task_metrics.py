@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from tzrec_core.batch import Batch
 from tzrec_core.config_checks.metric import AnyMetricConfig, metric_name, metric_names
-from tzrec_core.config_tasks import TaskConfig, task_configs
+from tzrec_core.config_tasks import task_configs
 from tzrec_core.metrics.build import build_metric, build_train_metric, grouping_key
 from tzrec_core.metrics.decay import DecayedMetric
 from tzrec_core.metrics.mean import WeightedMean
@@ -25,6 +25,7 @@ from tzrec_core.metrics.row_store import (
     RowStore,
 )
 from tzrec_core.metrics.row_store_on_disk import RowStoreOnDisk
+from tzrec_core.protos import metric_pb2
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.tasks import Task, build_tasks, row_weights
 
@@ -52,9 +53,9 @@ class TaskMetrics:
         self._of_rows: list[JudgedRows] = []
         self._of_groups: list[JudgedGroups] = []
         self._losses: dict[str, WeightedMean] = {}
-        settings = task_configs(config.model_config).values()
-        for task, of_task in zip(self._tasks, settings, strict=True):
-            self._add_metrics(task, of_task)
+        for judged in judged_metrics(config):
+            self._add(judged)
+        for task in self._tasks:
             for loss in task.losses:
                 self._losses[loss.name + task.suffix] = WeightedMean()
         self._rows: RowStore | RowStoreOnDisk | None = None
@@ -68,24 +69,23 @@ class TaskMetrics:
         elif self._of_rows or self._of_groups:
             self._rows = RowStore(self._of_rows, self._of_groups)
 
-    def _add_metrics(self, task: Task, settings: TaskConfig) -> None:
-        for name, metric in zip(metric_names(settings), settings.metrics, strict=True):
-            built = build_metric(metric, num_class=task.num_class)
-            if self._on_disk and _keeps_rows_in_memory(built):
-                raise ValueError(
-                    "eval_config.rows_on_disk is set, but this metric needs all rows in memory: "
-                    + text_format.MessageToString(metric, as_one_line=True)
+    def _add(self, judged: "JudgedMetric") -> None:
+        name, output, label = judged.name, judged.output, judged.label
+        if self._on_disk and _keeps_rows_in_memory(judged.built):
+            raise ValueError(
+                "eval_config.rows_on_disk is set, but this metric needs all rows in memory: "
+                + text_format.MessageToString(judged.config, as_one_line=True)
+            )
+        columns = {"preds": f"preds:{output}", "label": f"label:{label}"}
+        match judged.built:
+            case RowFormula() as built:
+                self._of_rows.append(JudgedRows(name, built, **columns))
+            case GroupFormula() as built:
+                self._of_groups.append(
+                    JudgedGroups(name, built, **columns, key=f"key:{judged.key}")
                 )
-            output, label = _output(metric, task), metric.label_name or task.label
-            columns = {"preds": f"preds:{output}", "label": f"label:{label}"}
-            match built:
-                case RowFormula():
-                    self._of_rows.append(JudgedRows(name, built, **columns))
-                case GroupFormula():
-                    key = f"key:{grouping_key(metric)}"
-                    self._of_groups.append(JudgedGroups(name, built, **columns, key=key))
-                case _:
-                    self._streaming[name] = _StreamingMetric(built, output, label)
+            case built:
+                self._streaming[name] = _StreamingMetric(built, output, label)
 
     def to(self, device: torch.device) -> "TaskMetrics":
         """Moves the state to the device of the predictions; returns itself."""
@@ -217,6 +217,51 @@ class TrainMetrics:
                 judged.metric.load_state_dict(None, num_steps=num_steps)
                 anew.append(name)
         return anew
+
+
+@dataclass(frozen=True)
+class JudgedMetric:
+    """A metric of the config, and what it is computed from.
+
+    Attributes:
+        name: What evaluation calls it.
+        config: Which metric it is.
+        built: What computes it.
+        task: The task that it judges.
+        output: Name of the prediction.
+        label: Name of the label.
+        key: The grouping key; None if it does not group rows.
+    """
+
+    name: str
+    config: metric_pb2.MetricConfig
+    built: Metric | RowFormula | GroupFormula
+    task: Task
+    output: str
+    label: str
+    key: str | None
+
+
+def judged_metrics(config: EasyRecConfig) -> list[JudgedMetric]:
+    """Returns the metrics of evaluation, of all tasks.
+
+    Raises:
+        ValueError: A metric is not supported, or does not suit its task.
+    """
+    settings = task_configs(config.model_config).values()
+    return [
+        JudgedMetric(
+            name=name,
+            config=metric,
+            built=build_metric(metric, num_class=task.num_class),
+            task=task,
+            output=_output(metric, task),
+            label=metric.label_name or task.label,
+            key=grouping_key(metric),
+        )
+        for task, of_task in zip(build_tasks(config), settings, strict=True)
+        for name, metric in zip(metric_names(of_task), of_task.metrics, strict=True)
+    ]
 
 
 def _output(config: AnyMetricConfig, task: Task) -> str:

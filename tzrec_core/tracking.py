@@ -1,8 +1,9 @@
 """Where the numbers of a running job go: the console, TensorBoard, MLflow.
 
-The keys are ``loss/total``, ``loss/<name>``, ``lr/<group>``, ``metric/<name>``,
-``memory/<device>_gib``, ``memory/<device>_peak_gib``, ``epoch``, ``samples_per_second`` and
-``data_wait_share`` while training, the metrics' own names while evaluating.
+The keys are ``loss/total``, ``loss/<name>``, ``lr/<group>``, ``loss_scale``, ``metric/<name>``,
+``pareto_weight/<tower>``, ``memory/<device>_gib``, ``memory/<device>_peak_gib``, ``epoch``,
+``samples_per_second`` and ``data_wait_share`` while training, the metrics' own names while
+evaluating.
 """
 
 import logging

@@ -29,6 +29,9 @@ DENSE = {
     "adamw": optimizer_pb2.DenseOptimizer(
         adamw_optimizer=optimizer_pb2.AdamWOptimizer(lr=0.1, weight_decay=0.5, amsgrad=True)
     ),
+    "fused": optimizer_pb2.DenseOptimizer(
+        adam_optimizer=optimizer_pb2.AdamOptimizer(lr=0.1, fused=True)
+    ),
     "momentum": optimizer_pb2.DenseOptimizer(
         sgd_optimizer=optimizer_pb2.SGDOptimizer(lr=0.3, momentum=0.9, weight_decay=0.1)
     ),

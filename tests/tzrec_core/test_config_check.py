@@ -665,6 +665,10 @@ CASES = [
         "export_config.exporter_type is 'final'; supported: latest, best",
     ),
     (
+        {"export_config.embedding_precision": "int8"},
+        "export_config.embedding_precision is 'int8'; supported: FP32, FP16, INT8",
+    ),
+    (
         {"export_config": 'exporter_type: "best" best_exporter_metric: "gauc"'},
         "export_config.best_exporter_metric is 'gauc'; the config's metrics and losses are: auc, "
         "grouped_auc, binary_cross_entropy",

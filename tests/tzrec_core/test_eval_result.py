@@ -42,6 +42,13 @@ def test_a_value_that_is_not_finite_is_read_as_nan(tmp_path):
     assert metrics["c"] == 1.0
 
 
+def test_blank_lines_are_no_results(tmp_path):
+    path = tmp_path / "results.txt"
+    path.write_text('\n{"global_step": 1, "auc": 0.5}\n \n{"global_step": 2, "auc": 0.6}\n\n')
+
+    assert [result.step for result in eval_result.read(path)] == [1, 2]
+
+
 def test_without_a_file_there_are_no_results(tmp_path):
     assert eval_result.read(tmp_path / "none.txt") == []
 

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from tests.distributed.ranks import run, spawn
 from tests.tzrec_core import clicks
+from tests.tzrec_core.exporting.test_exporter import evaluate, export, predict, predict_scripted
 from tests.tzrec_core.small_model import local_weights
-from tests.tzrec_core.test_exporter import evaluate, export, predict, predict_scripted
 from tests.tzrec_core.training.test_trainer import assert_same, results, steps, train, weights
 from tzrec_core.assembly import assemble, share_of_rows, unsharded
 from tzrec_core.checkpoints import checkpoint
@@ -207,9 +208,14 @@ def test_a_step_with_pareto_weights_is_that_of_plain_torch(tmp_path, world_size)
     text = steps(write(tmp_path, PARETO, train_rows=150), 1)
     start, end = tmp_path / "start", tmp_path / "end"
     size = {"data_config.batch_size": 150 // world_size + 64}
+    shown = {
+        "model_config.simple_multi_task.task_towers[:].train_metrics": None,
+        "train_config.log_step_count_steps": 1,
+        "train_config.use_tensorboard": True,
+    }
 
     spawn(train, 1, text, {**FROZEN, "model_dir": str(start), "data_config.batch_size": 150})
-    spawn(train, world_size, text, {**SGD, "model_dir": str(end), **size})
+    spawn(train, world_size, text, {**SGD, "model_dir": str(end), **size, **shown})
 
     model = unsharded(loads(text, source="test"), checkpoint.latest(start))
     parameters = dict(model.named_parameters())
@@ -231,6 +237,10 @@ def test_a_step_with_pareto_weights_is_that_of_plain_torch(tmp_path, world_size)
         for name, value in parameters.items():
             value -= (0.5 if "embeddings." in name else 0.1) * value.grad
     assert_same(weights(text, end), model.state_dict(), atol=1e-6, rtol=1e-4)
+    events = EventAccumulator(str(end)).Reload()
+    for tower, weight in (("ctr", share), ("watch", 1 - share)):
+        [event] = events.Scalars(f"pareto_weight/{tower}")
+        assert (event.step, event.value) == (1, pytest.approx(weight, abs=1e-5))
     unweighted = weights(text, start)
     assert not torch.allclose(
         unweighted["model.embeddings.deep.embedding_bags.user_emb.weight"],

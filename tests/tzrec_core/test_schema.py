@@ -29,6 +29,14 @@ OURS = {
     ("GroupedXAUC", "exclude_tied_targets"): 1000,
     ("GroupedXAUC", "seed"): 1001,
     ("EvalConfig", "rows_on_disk"): 1000,
+    ("EvalConfig", "slices"): 1001,
+    ("EvalConfig", "confidence_level"): 1002,
+    ("EvalConfig", "bootstrap_key"): 1003,
+    ("ExportConfig", "embedding_precision"): 1000,
+    ("ExportConfig", "near_ties"): 1010,
+    ("ExportConfig", "tie_break_metric"): 1011,
+    ("ExportConfig", "tie_break_larger_is_better"): 1012,
+    ("ExportConfig", "gate"): 1013,
     ("MetricConfig", "label_name"): 1000,
     ("MetricConfig", "log_loss"): 1001,
     ("MetricConfig", "calibration"): 1002,
@@ -37,7 +45,15 @@ OURS = {
     ("TrainConfig", "save_checkpoints_async"): 1000,
     ("TrainConfig", "early_stopping"): 1001,
 }
-OUR_MESSAGES = {"EarlyStopping", "LogLoss", "Calibration", "CalibrationError", "NDCGAtK"}
+OUR_MESSAGES = {
+    "Calibration",
+    "CalibrationError",
+    "EarlyStopping",
+    "LogLoss",
+    "Margin",
+    "NDCGAtK",
+    "Slices",
+}
 
 
 def messages(
