@@ -17,6 +17,8 @@ from tzrec_core.exporting.evaluation_rows import score_evaluation_rows
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.run_dir import RunDir
 
+_NONE = "there is no champion yet"
+
 
 def challenge(
     place: RunDir, config: EasyRecConfig, run: mlflow_run.Run, *, step: int, name: str
@@ -47,15 +49,11 @@ def challenge(
         try:
             comparisons = _compare(place, config, export_dir, version=version, step=step)
         except ValueError as error:
-            return Verdict(
-                False, (f"the champion, version {version}, cannot be compared: {error}",)
-            ), {}
+            reason = f"the champion, version {version}, cannot be compared: {error}"
+            return Verdict(False, (reason,)), {}
     verdict = judge(config.export_config, comparisons)
     compared = {"champion": version, "comparisons": [_as_json(found) for found in comparisons]}
     return verdict, compared
-
-
-_NONE = "there is no champion yet"
 
 
 def _found(client: Any, name: str, folder: Path) -> tuple[str, Path] | str:
