@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tzrec_core.eval_result import EvalResult
 from tzrec_core.exporting.registry import model_name
-from tzrec_core.mlflow_run import Run, logged_times, metric_name
+from tzrec_core.mlflow_run import Run, metric_name
 from tzrec_core.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def log_checkpoints(run: Run, place: RunDir, results: Sequence[EvalResult], dige
                 if math.isfinite(value):
                     key = metric_name("eval", name)
                     # A value with the time that it has in the run already is not added to that.
-                    times = logged_times(client, run_id, key)
+                    history = client.get_metric_history(run_id, key)
+                    times = {point.step: point.timestamp for point in history}
                     point = (key, value, times.get(result.step, now), result.step)
                     of_model.append(Metric(*point, model.model_id, "eval", digest[:_MAX_DIGEST]))
             client.log_batch(run_id, metrics=of_model)

@@ -219,11 +219,6 @@ def logged_steps(client: "MlflowClient", run_id: str, metric: str) -> dict[int, 
     return {point.step: point.value for point in client.get_metric_history(run_id, metric)}
 
 
-def logged_times(client: "MlflowClient", run_id: str, metric: str) -> dict[int, int]:
-    """Returns when a run's values of a metric were logged, in milliseconds, by step."""
-    return {point.step: point.timestamp for point in client.get_metric_history(run_id, metric)}
-
-
 def warn_unavailable(error: Exception) -> None:
     """Says in one line that something could not be sent to MLflow."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

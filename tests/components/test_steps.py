@@ -285,6 +285,22 @@ def test_an_evaluation_that_was_interrupted_goes_on_where_it_stopped(finished, t
     assert again["evaluation"]["checkpoints"] == outputs["evaluation"]["checkpoints"]
 
 
+def test_only_so_many_of_the_newest_checkpoints_are_evaluated_as_are_asked_for(finished, tmp_path):
+    run, _, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    shutil.rmtree(copy.place.evaluation)
+
+    copy.step("evaluate", num_checkpoints=1)
+
+    last = run.place.checkpoint_steps()[-1]
+    assert [result.step for result in eval_result.read(copy.place.eval_result)] == [last]
+    assert [path.name for path in copy.place.evaluation.glob("step-*")] == [f"step-{last}.json"]
+    for wrong in ({"num_checkpoints": -1}, {"num_processes": 0}):
+        with pytest.raises(ValueError, match="must be at least"):
+            copy.step("evaluate", **wrong)
+
+
 def test_an_export_of_another_checkpoint_takes_the_place_of_the_old_one(finished, tmp_path):
     run, outputs, _ = finished
     copy = Run(tmp_path)

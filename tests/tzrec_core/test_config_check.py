@@ -184,6 +184,44 @@ CASES = [
     ),
     ({"eval_config.num_steps": 0}, "eval_config.num_steps is 0; must be > 0, or left out"),
     ({"eval_config.log_step_count_steps": 0}, "eval_config.log_step_count_steps is 0; must be > 0"),
+    ({"eval_config.confidence_level": 1}, "eval_config.confidence_level is 1; must be in (0, 1)"),
+    ({"eval_config.slices": [{}]}, "eval_config.slices[0].column is not set"),
+    (
+        {"eval_config.slices": [{"column": "age", "max_parts": 0}]},
+        "eval_config.slices[0].max_parts is 0; must be > 0",
+    ),
+    (
+        {"eval_config.slices": [{"column": "age", "boundaries": [3, 2]}]},
+        "eval_config.slices[0].boundaries is [3.0, 2.0]; must be finite numbers in ascending order",
+    ),
+    (
+        {"eval_config.slices": [{"column": "age"}, {"column": "age"}]},
+        "eval_config.slices has column 'age' 2 times; columns must differ",
+    ),
+    (
+        {"export_config.near_ties": "latest"},
+        "export_config.near_ties is 'latest'; supported: earliest, metric, best",
+    ),
+    (
+        {"export_config.near_ties": "metric", "export_config.tie_break_metric": "acu"},
+        "export_config.tie_break_metric is 'acu'; the config's metrics and losses are: ",
+    ),
+    (
+        {"export_config.tie_break_metric": "auc"},
+        "export_config.tie_break_metric is set; needs near_ties: metric",
+    ),
+    (
+        {"export_config.gate": [{"metric": "acu"}]},
+        "export_config.gate[0].metric is 'acu'; the config's metrics and losses are: ",
+    ),
+    (
+        {"export_config.gate": [{"metric": "auc", "max_loss": -1}]},
+        "export_config.gate[0].max_loss is -1; must be finite and >= 0",
+    ),
+    (
+        {"export_config.gate": [{"metric": "auc", "min_slice_share": 2}]},
+        "export_config.gate[0].min_slice_share is 2; must be in [0, 1]",
+    ),
     (
         {"export_config.mixed_precision": "BF16"},
         "export_config.mixed_precision is not supported yet",
