@@ -54,6 +54,16 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return max(1, min(cpus, int(quota) // int(period)))
 
 
+def cpu_vendor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Returns what an x86 processor says of its maker, ``GenuineIntel`` for example; else nothing.
+
+    ``cpuinfo`` is what the kernel says about the processors.
+    """
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    vendors = [line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")]
+    return vendors[0] if vendors else ""
+
+
 def keep_freed_memory() -> None:
     """Lets this process keep memory that it frees, up to a GiB, for what it allocates next.
 

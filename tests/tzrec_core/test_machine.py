@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from tzrec_core.machine import available_cpus, available_memory
+from tzrec_core.machine import available_cpus, available_memory, cpu_vendor
 
 MIB = 2**20
 
@@ -94,3 +94,13 @@ for _ in range(5):
     first, *later = map(int, output.split())
 
     assert max(later) < first / 10
+
+
+def test_the_vendor_is_that_of_the_first_processor_if_the_kernel_names_one(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n")
+
+    assert cpu_vendor(cpuinfo) == "AuthenticAMD"
+    cpuinfo.write_text("processor\t: 0\nCPU implementer\t: 0x41\n")
+    assert cpu_vendor(cpuinfo) == ""
+    assert cpu_vendor(tmp_path / "none") == ""

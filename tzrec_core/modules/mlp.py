@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tzrec_core.modules.activation import build_activation
+from tzrec_core.modules.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class MLP(nn.Module):
         for inputs, outputs, dropout in zip(
             [in_features, *units], units, _dropout_ratios(layers), strict=False
         ):
-            modules.append(nn.Linear(inputs, outputs, bias=layers.bias and not layers.use_bn))
+            modules.append(Linear(inputs, outputs, bias=layers.bias and not layers.use_bn))
             if layers.use_bn:
                 modules.append(AnySizeBatchNorm(outputs))
             if layers.use_ln:
