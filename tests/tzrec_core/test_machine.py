@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -104,3 +105,24 @@ def test_the_vendor_is_that_of_the_first_processor_if_the_kernel_names_one(tmp_p
     cpuinfo.write_text("processor\t: 0\nCPU implementer\t: 0x41\n")
     assert cpu_vendor(cpuinfo) == ""
     assert cpu_vendor(tmp_path / "none") == ""
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(),
+    reason="this kernel gives nobody huge pages",
+)
+def test_large_tensors_are_in_huge_pages_also_after_torchrec_is_imported():
+    script = """
+import tzrec_core, torchrec, torch
+table = torch.zeros(50_000_000)
+kib = [line.split()[1] for line in open("/proc/self/smaps") if line.startswith("AnonHugePages")]
+print(sum(map(int, kib)) * 1024 / table.nbytes)
+"""
+    shown = subprocess.run(
+        [sys.executable, "-c", script], text=True, capture_output=True, check=True
+    )
+
+    assert float(shown.stdout) > 0.9
