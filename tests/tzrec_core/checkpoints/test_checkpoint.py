@@ -381,6 +381,42 @@ def test_an_index_that_carries_code_is_refused_and_not_run(saved_by_two, tmp_pat
     assert not (tmp_path / "attacked").exists()
 
 
+def test_an_index_of_an_older_python_is_read(saved_by_two, tmp_path, monkeypatch):
+    path = copied(saved_by_two[0], tmp_path)
+    index = path / "model" / ".metadata"
+    metadata = pickle.loads(index.read_bytes())
+    monkeypatch.setattr(  # as Enum does before Python 3.11.4
+        torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING,
+        "__reduce_ex__",
+        lambda member, _: (getattr, (type(member), member.name)),
+    )
+    index.write_bytes(pickle.dumps(metadata))
+    assert b"getattr" in index.read_bytes()
+    sign(path)
+
+    load(path)
+
+
+class Attribute:
+    def __init__(self, of: object, name: str) -> None:
+        self.of, self.name = of, name
+
+    def __reduce__(self):
+        return (getattr, (self.of, self.name))
+
+
+@pytest.mark.parametrize("name", ["__subclasses__", "no_member"])
+def test_an_index_reaches_members_of_enumerations_only(saved_by_two, tmp_path, name):
+    path = copied(saved_by_two[0], tmp_path)
+    index = path / "model" / ".metadata"
+    of = torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING
+    index.write_bytes(pickle.dumps(Attribute(of, name)))
+    sign(path)
+
+    with pytest.raises(ValueError, match=rf"cannot read .*it refers to '{name}' of"):
+        load(path)
+
+
 def test_objects_that_are_not_tensors_are_refused(saved_by_two, tmp_path):
     path = copied(saved_by_two[0], tmp_path)
     index = path / "model" / ".metadata"
