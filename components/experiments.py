@@ -1,37 +1,50 @@
 """How runs are named in MLflow, and which of a config's values stand in their tables."""
 
 import os
-from contextlib import AbstractContextManager
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from components import description
 from tzrec_core import mlflow_run
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.run_dir import RunDir, RunInfo
 
 
+@contextmanager
 def track(
-    stage: str, run_dir: RunDir, info: RunInfo, config: EasyRecConfig, *, last: bool = False
-) -> AbstractContextManager[mlflow_run.Run]:
-    """Opens the step's run in MLflow, nested in the run of the pipeline.
+    stage: str,
+    run_dir: RunDir,
+    info: RunInfo,
+    config: EasyRecConfig,
+    *,
+    part: str = "",
+    last: bool = False,
+) -> Iterator[mlflow_run.Run]:
+    """Opens the step's run in MLflow, nested in the run of the pipeline, which is then described.
 
-    The pipeline's run ends with the ``last`` step.
+    Each ``part`` of a step has its own run. The pipeline's run ends with the ``last`` step.
     """
-    return mlflow_run.track(
+    title = run_name(model_kind(config), budget(config))
+    with mlflow_run.track(
         stage,
         experiment=info.experiment,
         name=run_name(stage, model_kind(config)),
         identity={mlflow_run.PIPELINE_RUN_TAG: info.pipeline_run_id},
         parent_name=run_name(model_kind(config), budget(config), run_dir.path.name),
+        part=part,
         last=last,
-    )
+    ) as run:
+        yield run
+        run.attempt(
+            lambda client, run_id: description.write(client, run_id, run_dir, title=title),
+            on_parent=True,
+        )
 
 
 def mlflow_link(info: RunInfo) -> str:
     """Returns the address of the pipeline's run on MLflow's server; empty if there is no server."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not info.mlflow_page or urlsplit(uri).scheme not in ("http", "https"):
-        return ""
-    return f"{uri.rstrip('/')}/{info.mlflow_page}"
+    server = mlflow_run.web_address(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    return f"{server}/{info.mlflow_page}" if server and info.mlflow_page else ""
 
 
 def run_name(*facts: str) -> str:

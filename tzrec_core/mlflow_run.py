@@ -30,12 +30,15 @@ Result = TypeVar("Result")
 DEFAULT_EXPERIMENT = "tzrec"
 PIPELINE_RUN_TAG = "kfp.pipeline_run_id"  # the key that Kubeflow's plugin writes
 STAGE_TAG = "stage"
+PART_TAG = "part"
+SHOWN_AS = "workflowType=machine_learning"
+"""What a link needs: in a new browser MLflow's pages are about language models otherwise."""
 PARENT_TAG = "mlflow.parentRunId"
 
 # MLflow's own limits: it cuts longer values, or refuses a whole request for them.
 _MAX_KEY = 250
 _MAX_PARAM = 6000
-_MAX_TAG = 8000
+MAX_TAG = 8000
 _MAX_PARAMS_PER_REQUEST = 100
 # A server that cannot be reached must not hold a step up for long (MLflow's own: 120 s, 7 retries).
 _REQUEST_SETTINGS = {
@@ -43,6 +46,7 @@ _REQUEST_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _MAX_FAILURES = 2  # in a row; after them the rest of the step is not tracked
 
@@ -66,6 +70,7 @@ class Run:
         self._run_ids = run_ids
         self._owned = owned
         self._num_failures = 0
+        self._warned = False
         self.is_last = False
         """Whether the parent run ends with this one."""
 
@@ -79,7 +84,7 @@ class Run:
         self._on_each(
             self._run_ids[-1:],
             lambda client, run: pages.append(
-                f"#/experiments/{client.get_run(run).info.experiment_id}/runs/{run}"
+                f"#/experiments/{client.get_run(run).info.experiment_id}/runs/{run}?{SHOWN_AS}"
             ),
         )
         return "".join(pages)
@@ -105,26 +110,41 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Sets tags; one that is there already gets the new value."""
-        values = {_clean(key): str(value)[:_MAX_TAG] for key, value in tags.items()}
+        values = {_clean(key): str(value)[:MAX_TAG] for key, value in tags.items()}
         self._on_each(self._run_ids, lambda client, run: _set_tags(client, run, values))
 
-    def log_artifact(self, path: str | os.PathLike[str], folder: str) -> None:
-        """Uploads a file, or everything in a directory, into the run's ``folder``."""
+    def log_artifact(
+        self, path: str | os.PathLike[str], folder: str, *, on_parent: bool = False
+    ) -> None:
+        """Uploads a file, or everything in a directory, into the run's ``folder``.
+
+        Args:
+            path: what to upload.
+            folder: where to.
+            on_parent: of the parent run instead; of the run itself if it has none.
+        """
 
         def upload(client: "MlflowClient", run: str) -> None:
             send = client.log_artifacts if Path(path).is_dir() else client.log_artifact
             send(run, os.fspath(path), folder)
 
-        self._on_each(self._run_ids[:1], upload)
+        self._on_each(self._run_ids[-1:] if on_parent else self._run_ids[:1], upload)
 
-    def attempt(self, call: Callable[["MlflowClient", str], Result]) -> Result | None:
+    def attempt(
+        self, call: Callable[["MlflowClient", str], Result], *, on_parent: bool = False
+    ) -> Result | None:
         """Returns what ``call`` does with the client and the run's id; None if it fails.
 
-        It also is None if nothing is tracked.
+        It also is None if nothing is tracked. See ``log_artifact`` for ``on_parent``.
         """
         results: list[Result] = []
-        self._on_each(self._run_ids[:1], lambda client, run: results.append(call(client, run)))
+        run_ids = self._run_ids[-1:] if on_parent else self._run_ids[:1]
+        self._on_each(run_ids, lambda client, run: results.append(call(client, run)))
         return results[0] if results else None
+
+    def attempt_on_each(self, call: Callable[["MlflowClient", str], object]) -> None:
+        """Calls with the run's id, then with its parent's."""
+        self._on_each(self._run_ids, call)
 
     def end(self, status: str, *, parent_status: str | None) -> None:
         """Ends the run, and its parent too if it gets a status; leaves another system's alone."""
@@ -148,7 +168,8 @@ class Run:
             # Whatever the store, its driver or the network raises: a step does not fail for it.
             except Exception as error:
                 self._num_failures += 1
-                warn_unavailable(error)
+                warn_unavailable(error, level=logging.DEBUG if self._warned else logging.WARNING)
+                self._warned = True
 
 
 @contextmanager
@@ -159,6 +180,7 @@ def track(
     name: str,
     identity: Mapping[str, str],
     parent_name: str | None = None,
+    part: str = "",
     last: bool = False,
 ) -> Iterator[Run]:
     """Gives a step its run, and ends it as the step ends: FINISHED, FAILED or KILLED.
@@ -170,10 +192,12 @@ def track(
         identity: tags that no other pipeline run has.
         parent_name: of the parent run, which all stages of the same identity share; None for a run
             that stands alone.
+        part: of the stage, if several processes share it; each part has its own run.
         last: whether the parent ends with this step, as far as is known now (``Run.is_last``). It
             always ends with a step that fails.
     """
-    run = _open(stage, experiment=experiment, name=name, identity=identity, parent_name=parent_name)
+    own = {STAGE_TAG: stage, **({PART_TAG: part} if part else {})}
+    run = _open(own, experiment=experiment, name=name, identity=identity, parent_name=parent_name)
     run.is_last = last
     try:
         yield run
@@ -186,6 +210,19 @@ def track(
     run.end("FINISHED", parent_status="FINISHED" if run.is_last else None)
 
 
+def web_address(uri: str) -> str:
+    """Returns a server's address as it may be shown, without credentials; empty if it is none.
+
+    >>> web_address("https://name:password@mlflow:5000/at/?key=1")
+    'https://mlflow:5000/at'
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return ""
+    place = parts.netloc.rpartition("@")[2]  # without what stands before it: name and password
+    return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
+
+
 def metric_name(prefix: str, name: str) -> str:
     """Returns the name MLflow knows a metric by: ``train/loss_total`` for ``loss/total``.
 
@@ -194,6 +231,11 @@ def metric_name(prefix: str, name: str) -> str:
     """
     flat = name.removeprefix("metric/").replace("/", "_")
     return f"{prefix}/{_clean(flat)}"[:_MAX_KEY]
+
+
+def model_name(name: str) -> str:
+    """Returns ``name`` without the characters that MLflow does not allow in a model's name."""
+    return re.sub(r"[/:.%\"']+", "-", name)
 
 
 def connect() -> "MlflowClient":
@@ -219,14 +261,15 @@ def logged_steps(client: "MlflowClient", run_id: str, metric: str) -> dict[int, 
     return {point.step: point.value for point in client.get_metric_history(run_id, metric)}
 
 
-def warn_unavailable(error: Exception) -> None:
-    """Says in one line that something could not be sent to MLflow."""
+def warn_unavailable(error: Exception, *, level: int = logging.WARNING) -> None:
+    """Says in one line, without credentials, that something could not be sent to MLflow."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    log.warning("MLflow could not be used; the numbers are on disk. %s", lines[0][:300])
+    line = re.sub(r"://[^/\s]*@", "://", lines[0])[:300]
+    log.log(level, "MLflow could not be used; the numbers are on disk. %s", line)
 
 
 def _open(
-    stage: str,
+    own_tags: Mapping[str, str],
     *,
     experiment: str,
     name: str,
@@ -242,11 +285,11 @@ def _open(
             return Run(client, run_and_parent(client, injected), owned=False)
         experiment_id = _experiment_id(client, experiment)
         if parent_name is None:
-            own = _find_or_create(client, experiment_id, name, {**identity, STAGE_TAG: stage})
+            own = _find_or_create(client, experiment_id, name, {**identity, **own_tags})
             return Run(client, [own], owned=True)
         tags = {**identity, STAGE_TAG: "pipeline"}
         parent = _find_or_create(client, experiment_id, parent_name, tags)
-        tags = {**identity, STAGE_TAG: stage, PARENT_TAG: parent}
+        tags = {**identity, **own_tags, PARENT_TAG: parent}
         return Run(client, [_find_or_create(client, experiment_id, name, tags), parent], owned=True)
     # As in Run: MLflow may fail in any way, and the step goes on without it.
     except Exception as error:

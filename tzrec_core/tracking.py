@@ -29,12 +29,17 @@ _MAX_PAUSE_SECONDS = 60.0  # between attempts while MLflow does not answer
 _CLOSE_SECONDS = 30.0
 _MAX_WAITING = 200_000
 _MAX_PER_REQUEST = 1000  # MLflow's limit
+_SYSTEM = "system"
+_OF_SYSTEM = ("memory/", "samples_per_second", "data_wait_share")
 
 
 class MetricLogger(Protocol):
     """Takes the numbers of one step; one instance on rank 0 for each place they go to."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+    def flush(self) -> None:
+        """Begins to hand over what is still buffered, without waiting for it."""
 
     def close(self) -> None:
         """Hands over what is still buffered."""
@@ -64,6 +69,9 @@ class ConsoleLogger:
             metrics, title=self._title, step=step, last_step=self._last_step, rate=rate
         )
         log.info("%s", line)
+
+    def flush(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -117,6 +125,9 @@ class TensorBoardLogger:
             global_step=step,
         )
 
+    def flush(self) -> None:
+        self._writer.flush()
+
     def close(self) -> None:
         self._writer.close()
 
@@ -131,8 +142,9 @@ class _Point(NamedTuple):
 class MLflowLogger:
     """Sends values to a run and its parent, from a thread that never keeps the job waiting.
 
-    While MLflow does not answer the values wait, up to a limit, and are tried again ever more
-    rarely. A value of a step that the run has already, from before a restart, is not sent again.
+    While MLflow does not answer the values wait, up to a limit, above which the oldest are lost,
+    and are tried again ever more rarely. A value of a step that the run has already, from before a
+    restart, is not sent again.
     """
 
     def __init__(self, run_id: str, *, prefix: str) -> None:
@@ -140,14 +152,17 @@ class MLflowLogger:
 
         Args:
             run_id: a run of the store that MLflow's environment variables name.
-            prefix: goes before every name, "train" or "eval".
+            prefix: goes before every name, "train" or "eval", but those of speed and memory,
+                which get "system".
         """
         self._run_id = run_id
         self._prefix = prefix
         self._waiting: deque[_Point] = deque(maxlen=_MAX_WAITING)
         self._batch: list[_Point] = []
         self._not_finite: set[str] = set()
-        self._closing = threading.Event()
+        self._num_lost = 0
+        self._closing = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._send_all, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -155,24 +170,32 @@ class MLflowLogger:
         now = int(time.time() * 1000)
         for key, value in metrics.items():
             if math.isfinite(value):
-                name = mlflow_run.metric_name(self._prefix, key)
+                prefix = _SYSTEM if key.startswith(_OF_SYSTEM) else self._prefix
+                name = mlflow_run.metric_name(prefix, key)
+                self._num_lost += len(self._waiting) == _MAX_WAITING
                 self._waiting.append(_Point(name, float(value), now, step))
             elif key not in self._not_finite:
                 self._not_finite.add(key)
                 log.warning("%s is %s at step %d; MLflow gets finite values only", key, value, step)
 
+    def flush(self) -> None:
+        self._wake.set()
+
     def close(self) -> None:
         """Sends what is left, for a limited time."""
-        self._closing.set()
+        self._closing = True
+        self._wake.set()
         self._thread.join(_CLOSE_SECONDS)
-        if num_left := len(self._batch) + len(self._waiting):
+        if num_left := self._num_lost + len(self._batch) + len(self._waiting):
             log.warning("%d values did not reach MLflow", num_left)
 
     def _send_all(self) -> None:
         sender: _Sender | None = None
         pause, warned, closing = _FLUSH_SECONDS, False, False
         while not closing:
-            closing = self._closing.wait(pause)
+            self._wake.wait(pause)
+            self._wake.clear()
+            closing = self._closing
             try:
                 sender = sender or _Sender(self._run_id)
                 while self._next_batch():

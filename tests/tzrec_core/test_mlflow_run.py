@@ -180,7 +180,9 @@ def test_what_a_step_tells_is_on_its_run_and_on_the_parent(client, tmp_path):
     ]
     assert artifacts == [["export/a.txt"], ["config/b.txt"]]
     parent = runs["pipeline"].info
-    assert page == f"#/experiments/{parent.experiment_id}/runs/{parent.run_id}"
+    assert page == (
+        f"#/experiments/{parent.experiment_id}/runs/{parent.run_id}?workflowType=machine_learning"
+    )
 
 
 def test_artifacts_lie_beside_a_sqlite_store(client, store, tmp_path):
@@ -295,5 +297,12 @@ def test_a_store_that_breaks_in_the_middle_does_not_fail_the_step_nor_hide_its_e
         step()
 
     warnings = [r for r in caplog.records if r.name == mlflow_run.log.name]
-    assert len(warnings) == 2
+    assert len(warnings) == 1
     assert runs_of(client, "breaks")["train"].info.status == "FAILED"
+
+
+def test_a_warning_shows_no_credentials(caplog):
+    mlflow_run.warn_unavailable(RuntimeError("no answer of https://me:se@cret@host:5000/api/x"))
+
+    assert "https://host:5000/api/x" in caplog.text
+    assert "cret" not in caplog.text

@@ -58,6 +58,49 @@ def test_curves_reach_the_run_and_its_parent(client):
         assert points(client, run_id, "train/lr_g0")[-1] == (1501, 0.1)
 
 
+def test_speed_and_memory_are_in_a_group_of_their_own(client):
+    run_id, _ = new_run(client, "system")
+    logger = MLflowLogger(run_id, prefix="train")
+    system = {"memory/host_gib": 1.0, "samples_per_second": 9.0, "data_wait_share": 0.1}
+    logger.log({"loss/total": 0.5, "loss_scale": 2.0, **system}, 1)
+    logger.close()
+
+    assert client.get_run(run_id).data.metrics == {
+        "train/loss_total": 0.5, "train/loss_scale": 2.0, "system/memory_host_gib": 1.0,
+        "system/samples_per_second": 9.0, "system/data_wait_share": 0.1,
+    }  # fmt: skip
+
+
+def test_a_flush_sends_at_once_and_waits_for_nothing(client, monkeypatch):
+    monkeypatch.setattr(tracking, "_FLUSH_SECONDS", 3600.0)
+    run_id, _ = new_run(client, "flush")
+    logger = MLflowLogger(run_id, prefix="train")
+    logger.log({"loss/total": 0.5}, 1)
+    logger.flush()
+    deadline = time.monotonic() + 60
+    while not points(client, run_id, "train/loss_total"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    logger.log({"loss/total": 0.4}, 2)
+    logger.close()
+
+    assert points(client, run_id, "train/loss_total") == [(1, 0.5), (2, 0.4)]
+
+
+def test_of_more_values_than_may_wait_the_oldest_are_lost_and_counted(client, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "_MAX_WAITING", 100)
+    monkeypatch.setattr(tracking, "_FLUSH_SECONDS", 3600.0)
+    run_id, _ = new_run(client, "bounded")
+    logger = MLflowLogger(run_id, prefix="train")
+    for step in range(250):
+        logger.log({"loss/total": step}, step)
+    with caplog.at_level(logging.WARNING):
+        logger.close()
+
+    assert points(client, run_id, "train/loss_total") == [(s, s) for s in range(150, 250)]
+    assert "150 values did not reach MLflow" in caplog.text
+
+
 def test_values_arrive_while_the_job_runs(client):
     run_id, _ = new_run(client, "while running")
     logger = MLflowLogger(run_id, prefix="train")

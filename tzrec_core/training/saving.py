@@ -91,6 +91,8 @@ def evaluate_and_record(
             log.info("Eval Result %s: %s", name, listed(results))
             for logger in loggers.eval:
                 logger.log(results, progress.step)
+    for logger in (*loggers.train, *loggers.eval):
+        logger.flush()
     prune(config, ranks)
 
 
