@@ -43,14 +43,26 @@ def flags(step: steps.Step) -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.prog = f"python -m components.cli {step.__name__}"
     for name, parameter in inspect.signature(step).parameters.items():
+        kind = json_list if parameter.annotation is list else parameter.annotation
         if parameter.default is parameter.empty:
-            parser.add_argument(f"--{name}", type=parameter.annotation, required=True)
+            parser.add_argument(f"--{name}", type=kind, required=True)
         else:
             parser.add_argument(
-                f"--{name}", type=parameter.annotation, default=parameter.default,
+                f"--{name}", type=kind, default=parameter.default,
                 help=f"default: {parameter.default!r}",
             )  # fmt: skip
     return parser
+
+
+def json_list(text: str) -> list[Any]:
+    """Returns a list that is written as JSON."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise argparse.ArgumentTypeError(f"must be a list in JSON, as [0, 1], got {text!r}")
+    return found
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tzrec_core.config_checks.features import feature_problems
-from tzrec_core.config_checks.metric import metric_names
+from tzrec_core.config_checks.metric import metric_names, names_with_intervals
 from tzrec_core.config_checks.model import model_problems
 from tzrec_core.config_checks.sharding import sharding_problems
 from tzrec_core.config_checks.task import loss_names, task_problems
@@ -54,6 +54,11 @@ def _problems(config: EasyRecConfig, required: Sequence[str]) -> Iterator[str]:
     names = [name for task in tasks for name in (*metric_names(task), *loss_names(task))]
     yield from early_stopping_problems(config, names)
     yield from _export_problems(config.export_config, names)
+    comparable = [name for task in tasks for name in names_with_intervals(task)]
+    has_slices = len(config.eval_config.slices) > 0
+    for index, margin in enumerate(config.export_config.gate):
+        path = f"export_config.gate[{index}]"
+        yield from _margin_problems(margin, path, comparable, has_slices=has_slices)
 
 
 def _eval_problems(config: EasyRecConfig) -> Iterator[str]:
@@ -153,8 +158,6 @@ def _export_problems(export: export_pb2.ExportConfig, names: Sequence[str]) -> I
             f" the config's metrics and losses are: {', '.join(names) or 'none'}"
         )
     yield from _near_tie_problems(export, names)
-    for index, margin in enumerate(export.gate):
-        yield from _margin_problems(margin, f"export_config.gate[{index}]", names)
 
 
 def _near_tie_problems(export: export_pb2.ExportConfig, names: Sequence[str]) -> Iterator[str]:
@@ -170,13 +173,18 @@ def _near_tie_problems(export: export_pb2.ExportConfig, names: Sequence[str]) ->
         yield f"{path}.tie_break_metric is set; needs near_ties: metric"
 
 
-def _margin_problems(margin: export_pb2.Margin, path: str, names: Sequence[str]) -> Iterator[str]:
+def _margin_problems(
+    margin: export_pb2.Margin, path: str, names: Sequence[str], *, has_slices: bool
+) -> Iterator[str]:
     if margin.metric not in names:
         yield (
             f"{path}.metric is {margin.metric!r};"
-            f" the config's metrics and losses are: {', '.join(names) or 'none'}"
+            " the config's metrics that two models can be compared by are:"
+            f" {', '.join(names) or 'none'}"
         )
     if not 0 <= margin.max_loss < math.inf:
         yield f"{path}.max_loss is {margin.max_loss:g}; must be finite and >= 0"
     if not 0 <= margin.min_slice_share <= 1:
         yield f"{path}.min_slice_share is {margin.min_slice_share:g}; must be in [0, 1]"
+    if margin.HasField("min_slice_share") and not has_slices:
+        yield f"{path}.min_slice_share is set; needs eval_config.slices"

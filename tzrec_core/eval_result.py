@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +26,35 @@ def append(path: str | os.PathLike[str], step: int, metrics: Mapping[str, float]
     NaN and infinities become null, which every JSON reader understands. The half-written line
     that a killed process leaves behind is cut off first.
     """
-    values = {
-        name: float(value) if math.isfinite(value) else None
-        for name, value in sorted(metrics.items())
-    }
-    line = json.dumps({"global_step": step, **values}, allow_nan=False) + "\n"
     with open(path, "a+b") as file:
         _cut_half_line(file.fileno())
-        file.write(line.encode())
+        file.write(_line(step, metrics).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def write(path: str | os.PathLike[str], results: Sequence[EvalResult]) -> None:
+    """Writes lines as ``append`` does into a new file, which replaces an older one at once."""
+    place = Path(path)
+    aside = place.with_name(f".{place.name}.{os.getpid()}")
+    aside.write_text("".join(_line(result.step, result.metrics) for result in results))
+    aside.replace(place)
+
+
+def from_json(found: Mapping[str, Any]) -> EvalResult:
+    """Returns what ``evaluation.results`` has described, as the evaluation had found it.
+
+    >>> auc = {"value": 0.5, "low": 0.4, "high": 0.6, "row_coverage": 0.9}
+    >>> from_json({"global_step": 10, "metrics": {"auc": auc}}).metrics
+    {'auc': 0.5, 'auc_row_coverage': 0.9}
+    """
+    metrics = {}
+    for name, described in found["metrics"].items():
+        for key, value in described.items():
+            if key not in ("low", "high"):
+                full_name = name if key == "value" else f"{name}_{key}"
+                metrics[full_name] = math.nan if value is None else float(value)
+    return EvalResult(found["global_step"], metrics)
 
 
 def read(path: str | os.PathLike[str]) -> list[EvalResult]:
@@ -79,6 +99,14 @@ def best(results: Sequence[EvalResult], metric: str, *, larger_is_better: bool) 
         raise ValueError(f"the metric {metric!r} has no value in any evaluation result")
     sign = -1 if larger_is_better else 1
     return min(valid, key=lambda result: (sign * result.metrics[metric], result.step))
+
+
+def _line(step: int, metrics: Mapping[str, float]) -> str:
+    values = {
+        name: float(value) if math.isfinite(value) else None
+        for name, value in sorted(metrics.items())
+    }
+    return json.dumps({"global_step": step, **values}, allow_nan=False) + "\n"
 
 
 def _parse(line: str, *, where: str) -> EvalResult:

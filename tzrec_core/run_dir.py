@@ -3,6 +3,7 @@
 Everything large goes from step to step through it; what KFP passes on is small.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class RunDir:
         self.train_eval_result = self.checkpoints / "train_eval_result.txt"
         self.evaluation = self.path / "evaluation"
         self.eval_result = self.evaluation / "eval_result.txt"
-        self.evaluated = self.evaluation / "checkpoints.json"
         self.best = self.evaluation / "best.json"
         self.gate = self.evaluation / "gate.json"
+        self.champion_drift = self.evaluation / "champion_drift_reference.json"
         self.export = self.path / "export"
         self.report = self.path / "report"
         self._info = self.path / "run.json"
@@ -104,6 +106,55 @@ class RunDir:
         """Returns the file of what the evaluation of the checkpoint of ``step`` has found."""
         return self.evaluation / f"step-{step}.json"
 
+    def read_result(self, step: int) -> dict[str, Any] | None:
+        """Returns the content of ``result``; None if it is not of the checkpoint that is there.
+
+        Where there are no checkpoints at all, they were removed to save space: all results count.
+        """
+        found = _read_json(self.result(step))
+        return found if found and self._is_there(step, found.get("checkpoint")) else None
+
+    def read_best(self) -> dict[str, Any] | None:
+        """Returns what select_best has chosen; None if that is not a checkpoint that is there.
+
+        Where there are no checkpoints at all, the choice counts.
+        """
+        best = _read_json(self.best)
+        return best if best and self._is_there(best["global_step"], best.get("identity")) else None
+
+    def read_gate(self) -> dict[str, Any] | None:
+        """Returns what the gate has found of the choice of ``read_best``; None if it has not."""
+        best, gate = self.read_best(), _read_json(self.gate)
+        if best is None or gate is None:
+            return None
+        is_of_choice = all(gate.get(key) == best.get(key) for key in ("global_step", "identity"))
+        return gate if is_of_choice else None
+
+    def _is_there(self, step: int, known: str | None) -> bool:
+        steps = self.checkpoint_steps()
+        return not steps or (step in steps and identify(self.checkpoint(step)) == known)
+
+
+def identify(checkpoint: Path) -> str:
+    """Returns what tells a checkpoint from any other, also from one of the same step.
+
+    It is a digest of the names, sizes and modification times, in nanoseconds, of all its files:
+    weights need not be read, and whatever is written anew differs. A copy without the times is
+    another checkpoint, which costs work that was done before but is never wrong.
+
+    Raises:
+        ValueError: there is no checkpoint.
+    """
+    if not checkpoint.is_dir():
+        raise ValueError(f"there is no checkpoint {checkpoint}")
+    files = [
+        (str(path.relative_to(checkpoint)), status.st_size, status.st_mtime_ns)
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file()
+        for status in [path.stat()]
+    ]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:20]
+
 
 def new_run_id() -> str:
     """Returns an id that sorts by time."""
@@ -117,3 +168,10 @@ def write_json(path: Path, content: object) -> None:
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     aside.write_text(text)
     aside.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

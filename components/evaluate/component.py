@@ -10,10 +10,10 @@ def evaluate(
     run_dir: str,
     num_processes: int,
     num_checkpoints: int,
-    checkpoints: dsl.Input[dsl.Model],
+    part: int,
+    parts: list,  # type: ignore[type-arg]
+    checkpoint_step: int,
     evaluation: dsl.Output[dsl.Artifact],
-    metrics: dsl.Output[dsl.Metrics],
-    roc: dsl.Output[dsl.ClassificationMetrics],
 ) -> dsl.ContainerSpec:
-    """Evaluates every checkpoint in run_dir that has no result yet."""
+    """Evaluates one part of the checkpoints in run_dir that have no result yet."""
     return run_step("evaluate")

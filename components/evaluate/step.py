@@ -1,53 +1,59 @@
 """Evaluates the checkpoints of a run."""
 
 import json
-import math
 import shutil
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 from components import child, experiments, lineage, prepared, provenance
-from components.evaluate.roc import roc_points
 from components.steps import StepFailedError
 from tzrec_core import config as configs
 from tzrec_core import eval_result
+from tzrec_core.data.publish import set_aside
 from tzrec_core.evaluation.evaluator import evaluate_checkpoint
 from tzrec_core.evaluation.predictions import read_predictions
 from tzrec_core.evaluation.results import describe
 from tzrec_core.evaluation.statistics import bootstrap_key
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
-from tzrec_core.run_dir import RunDir, write_json
-from tzrec_core.selection import choose
-from tzrec_core.tasks import build_tasks
-
-_MAX_ROC_POINTS = 200  # each is stored as properties of the artifact
+from tzrec_core.run_dir import RunDir, identify, write_json
 
 
 class Outputs(TypedDict):
     """What KFP gets."""
 
     evaluation: dict[str, Any]
-    metrics: dict[str, float]
-    roc: dict[str, Any]
 
 
-def evaluate(*, run_dir: str, num_processes: int = 1, num_checkpoints: int = 0) -> Outputs:
-    """Evaluates every checkpoint that has no result in ``evaluation/eval_result.txt`` yet.
+def evaluate(
+    *,
+    run_dir: str,
+    num_processes: int = 1,
+    num_checkpoints: int = 0,
+    part: int = 0,
+    parts: list = [0],  # type: ignore[type-arg]  # noqa: B006  KFP knows lists of no type
+    checkpoint_step: int = 0,
+) -> Outputs:
+    """Evaluates every checkpoint that has no result yet, or one part of them.
 
-    A result counts for the very checkpoint that it was made of, not for a later one of the same
-    step; ``evaluation/checkpoints.json`` says which that was. The scored rows stay in
-    ``evaluation/predictions``; ``evaluation/step-<step>.json`` has metrics with confidence
-    intervals, of all rows and of slices.
-
-    KFP's page gets the metrics and the ROC curve of the checkpoint with the best value.
+    The scored rows stay in ``evaluation/predictions``; ``evaluation/step-<step>.json`` has metrics
+    with confidence intervals, of all rows and of slices, and says which checkpoint they are of: a
+    result does not count for a later one of the same step. As every checkpoint has its own file,
+    parts may run at the same time. ``evaluation/eval_result.txt`` has the results in one place;
+    with several parts it is select_best that writes it.
 
     Args:
         run_dir: A folder that train has filled.
         num_processes: Ranks on this machine that share the rows.
         num_checkpoints: Evaluate only so many of the newest checkpoints; 0: all.
+        part: Which of ``parts``: checkpoints are dealt to them in turn.
+        parts: Names all parts, [0, 1, 2]: each evaluates a third.
+        checkpoint_step: What train has ended with; only the order of the steps needs it.
 
     Raises:
-        ValueError: There is no checkpoint, one is unusable, or a number is negative.
+        ValueError: There is no checkpoint, one is unusable, a number is negative, or ``part`` is
+            none of ``parts``.
         StepFailedError: The ranks failed.
     """
     if num_processes < 1:
@@ -55,58 +61,78 @@ def evaluate(*, run_dir: str, num_processes: int = 1, num_checkpoints: int = 0) 
     if num_checkpoints < 0:
         raise ValueError(f"num_checkpoints must be at least 0, got {num_checkpoints}")
     place = RunDir(run_dir)
-    config = prepared.load(place)
-    steps = place.checkpoint_steps()
-    if not steps:
+    if not place.checkpoint_steps():
+        place.prepared_data()  # the earlier mistake is the one to name
         raise ValueError(f"{place.checkpoints} has no checkpoint; run train on this run_dir first")
-    with experiments.track("evaluate", place, place.read_info(), config) as run:
+    steps = deal(place.checkpoint_steps()[-num_checkpoints:], part=part, parts=parts)
+    config = prepared.load(place)
+    which = f"{parts.index(part) + 1} of {len(parts)}" if len(parts) > 1 else ""
+    with experiments.track("evaluate", place, place.read_info(), config, part=which) as run:
         done = {result.step for result in provenance.results(place)}
-        for step in steps[-num_checkpoints:]:
+        for step in steps:
             if step not in done or not place.predictions(step).exists():
                 _evaluate(config, place, step, num_processes=num_processes)
-        results = provenance.results(place)
-        best, _ = choose(config.export_config, results, steps)
-        roc = _roc(config, place, best.step)
+        results = [result for result in provenance.results(place) if result.step in steps]
+        if len(parts) == 1:
+            provenance.list_results(place)
         number = experiments.counted(len(results), "checkpoint")
-        run.rename(experiments.run_name("evaluate", number))
+        names = ["evaluate", *([f"part {which}"] if which else []), number]
+        run.rename(experiments.run_name(*names))
         for result in results:
             run.log_metrics(result.metrics, prefix="eval", step=result.step)
             run.log_artifact(place.result(result.step), "eval")
-        run.log_artifact(place.eval_result, "eval")
         fingerprint = place.prepared_data().name
         lineage.log_data(run, {"eval": (place.prepared_data() / "eval", fingerprint)})
         lineage.log_checkpoints(run, place, results, fingerprint)
-    finite = {name: value for name, value in best.metrics.items() if math.isfinite(value)}
-    return {
-        "evaluation": {"path": str(place.eval_result), "checkpoints": len(results)},
-        "metrics": {**finite, "global_step": best.step},
-        "roc": {"confidenceMetrics": roc} if roc else {},
-    }
+    return {"evaluation": {"path": str(place.evaluation), "checkpoints": len(results)}}
+
+
+def deal(steps: Sequence[int], *, part: int, parts: Sequence[int]) -> list[int]:
+    """Returns the steps of one part; all parts have equally many, or one more.
+
+    Every part deals alike, whatever is evaluated already, so that a part that is tried again gets
+    what it had.
+
+    >>> deal([10, 20, 30, 40, 50], part=7, parts=[3, 7])
+    [20, 40]
+
+    Raises:
+        ValueError: ``part`` is none of ``parts``, or is in it twice.
+    """
+    if list(parts).count(part) != 1:
+        raise ValueError(f"part must be once in parts, got part {part} and parts {list(parts)}")
+    return list(steps[list(parts).index(part) :: len(parts)])
 
 
 def _evaluate(config: EasyRecConfig, place: RunDir, step: int, *, num_processes: int) -> None:
-    """Adds the result of a checkpoint, whose predictions, if there are any, are of an older one."""
+    """Writes the result of a checkpoint, whose predictions, if there are any, are of an older one.
+
+    The result comes last: until it is there, all is done again.
+    """
     checkpoint = place.checkpoint(step)
-    identity = provenance.identity(checkpoint)
+    identity = identify(checkpoint)
     shutil.rmtree(place.predictions(step), ignore_errors=True)
-    if num_processes == 1:
-        evaluate_checkpoint(
-            config,
-            checkpoint_path=checkpoint,
-            result_path=place.eval_result,
-            predictions_path=place.predictions(step),
-        )
-    else:
-        ended = child.run(_command(place, step, num_processes=num_processes), env={})
-        if ended.code != 0:
-            raise StepFailedError(f"evaluation failed: {child.error_of(ended.lines)}")
-    metrics = {result.step: result.metrics for result in eval_result.read(place.eval_result)}[step]
+    with set_aside(place.evaluation) as aside:
+        line = aside / "result.txt"
+        if num_processes == 1:
+            evaluate_checkpoint(
+                config,
+                checkpoint_path=checkpoint,
+                result_path=line,
+                predictions_path=place.predictions(step),
+            )
+        else:
+            command = _command(place, step, result=line, num_processes=num_processes)
+            ended = child.run(command, env={})
+            if ended.code != 0:
+                raise StepFailedError(f"evaluation failed: {child.error_of(ended.lines)}")
+        (result,) = eval_result.read(line)
     predictions = read_predictions(place.predictions(step), key=bootstrap_key(config))
-    write_json(place.result(step), describe(config, predictions, metrics, step=step))
-    provenance.record_evaluated(place, step, identity)  # last: until then all is done again
+    found = describe(config, predictions, result.metrics, step=step)
+    write_json(place.result(step), {"checkpoint": identity, **found})
 
 
-def _command(place: RunDir, step: int, *, num_processes: int) -> list[str]:
+def _command(place: RunDir, step: int, *, result: Path, num_processes: int) -> list[str]:
     """Returns the command that scores with several ranks."""
     edits = {**prepared.edits(configs.load(place.config)), "model_dir": str(place.checkpoints)}
     return [
@@ -116,18 +142,6 @@ def _command(place: RunDir, step: int, *, num_processes: int) -> list[str]:
         f"--eval_input_path={place.prepared_data() / 'eval'}",
         f"--edit_config_json={json.dumps(edits)}",
         f"--checkpoint_path={place.checkpoint(step)}",
-        f"--eval_result_filename={place.eval_result}",
+        f"--eval_result_filename={result}",
         f"--predictions_path={place.predictions(step)}",
     ]
-
-
-def _roc(config: EasyRecConfig, place: RunDir, step: int) -> list[dict[str, float]]:
-    """Returns the ROC curve of the first task that has a probability; none if no task has one."""
-    judged = [(task.label, task.probability) for task in build_tasks(config) if task.probability]
-    if not judged:
-        return []
-    label, output = judged[0]
-    scored = read_predictions(place.predictions(step), key=bootstrap_key(config))
-    return roc_points(
-        scored.tensor(output).numpy(), scored.tensor(label).numpy(), max_points=_MAX_ROC_POINTS
-    )

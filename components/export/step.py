@@ -7,18 +7,21 @@ import shutil
 from pathlib import Path
 from typing import Any, TypedDict
 
-from components import experiments, prepared, provenance
+from components import experiments, prepared
+from components.steps import StepFailedError
 from tzrec_core import config as configs
 from tzrec_core import eval_result, mlflow_run
 from tzrec_core.checkpoints import checkpoint as checkpoints
 from tzrec_core.data.prepare import STATS_FILE
 from tzrec_core.exporting import exporter, registry
-from tzrec_core.exporting.directory import CONFIG_FILE, RECORD_FILE
+from tzrec_core.exporting.directory import CARD_FILE, CONFIG_FILE, DRIFT_FILE, RECORD_FILE
 from tzrec_core.exporting.model_card import Evidence
 from tzrec_core.exporting.registry import Registered
-from tzrec_core.run_dir import RunDir, RunInfo, write_json
+from tzrec_core.run_dir import RunDir, RunInfo, identify, write_json
 
 _MAX_COPIED_BYTES = 1 << 30  # a larger model is registered by reference
+_REFERENCED_FILE = "referenced.json"
+"""In an export: that a version in the registry refers to it, which moving or removing it breaks."""
 _ALIASES = ("", registry.CHAMPION, registry.CHALLENGER)
 
 
@@ -29,7 +32,7 @@ class Outputs(TypedDict):
 
 
 def export(
-    *, run_dir: str, checkpoint: str, registered_model: str = "", alias: str = ""
+    *, run_dir: str, checkpoint: str = "", registered_model: str = "", alias: str = ""
 ) -> Outputs:
     """Exports ``checkpoint`` into ``export``, in the place of an earlier one, and registers it.
 
@@ -38,20 +41,23 @@ def export(
 
     Args:
         run_dir: The folder that the steps share.
-        checkpoint: A checkpoint's folder.
+        checkpoint: A checkpoint's folder, which is exported whatever the gate says; empty: the one
+            that select_best has chosen, if the gate lets it pass.
         registered_model: Its name in MLflow's registry; empty: the experiment's.
         alias: champion or challenger; empty: champion if there is none yet, else challenger.
 
     Raises:
-        ValueError: The checkpoint is unusable, the exported model predicts otherwise, or there is
-            no such alias.
+        StepFailedError: The gate blocks the chosen checkpoint.
+        ValueError: Nothing is chosen, the checkpoint is unusable, the exported model predicts
+            otherwise, there is no such alias, or the earlier export is the only copy of a
+            registered model.
     """
     if alias not in _ALIASES:
         raise ValueError(f"alias must be champion, challenger or empty, got {alias!r}")
     place = RunDir(run_dir)
     checked, info = prepared.load(place), place.read_info()
-    source = Path(checkpoint).absolute()
-    identity = provenance.identity(source)
+    source = Path(checkpoint).absolute() if checkpoint else _chosen(place)
+    identity = identify(source)
     name = registered_model or info.experiment
     with experiments.track("export", place, info, checked, last=True) as run:
         record = _record(place)
@@ -61,14 +67,33 @@ def export(
         run.set_tags({"export.path": place.export, "export.sha256": record["sha256"]})
         run.log_metrics(_numbers(record), prefix="export")
         for file in registry.SMALL_FILES:
-            run.log_artifact(place.export / file, "export")
+            if (place.export / file).exists():
+                run.log_artifact(place.export / file, "export")
+        run.log_artifact(place.export / CARD_FILE, "export", on_parent=True)
         registered = _register(run, place, info, record, name=name, alias=alias)
     facts = {key: value for key, value in record.items() if isinstance(value, str)}
     return {"model": {"path": str(place.export), **facts, **_numbers(record), **registered}}
 
 
+def _chosen(place: RunDir) -> Path:
+    """Returns the checkpoint that select_best has chosen, if it may be exported."""
+    best, gate = place.read_best(), place.read_gate()
+    if best is None or gate is None:
+        raise ValueError(f"{place.path} has no choice that is up to date; run select_best first")
+    chosen = place.checkpoint(best["global_step"])
+    if gate["verdict"] != "pass":
+        reasons = "; ".join(gate["reasons"])
+        raise StepFailedError(f"the gate blocks {chosen.name}, see {place.gate}: {reasons}")
+    return chosen
+
+
 def _export(place: RunDir, source: Path, identity: str, *, title: str) -> dict[str, Any]:
-    """Exports aside, then puts the new export in the place of the old one."""
+    """Exports aside, then puts the new export in the place of the old one.
+
+    Raises:
+        ValueError: A version in MLflow's registry has no copy of the old one.
+    """
+    _check_unreferenced(place.export)
     new, old = place.path / ".export-new", place.path / ".export-old"
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -77,8 +102,10 @@ def _export(place: RunDir, source: Path, identity: str, *, title: str) -> dict[s
         checkpoint_path=source,
         export_dir=new,
         check_config=prepared.load(place),
-        evidence=_evidence(place, checkpoints.read_position(source).step, title),
+        evidence=_evidence(place, checkpoints.read_position(source).step, identity, title),
     )
+    if (place.report / DRIFT_FILE).exists():
+        shutil.copyfile(place.report / DRIFT_FILE, new / DRIFT_FILE)
     record = {"checkpoint": source.name, "identity": identity, **measured}
     write_json(new / RECORD_FILE, record)
     if place.export.exists():
@@ -88,7 +115,19 @@ def _export(place: RunDir, source: Path, identity: str, *, title: str) -> dict[s
     return record
 
 
-def _evidence(place: RunDir, step: int, title: str) -> Evidence:
+def _check_unreferenced(export: Path) -> None:
+    """Raises ValueError if a version may be registered that has nothing but this folder's path."""
+    path = export / _REFERENCED_FILE
+    referenced = json.loads(path.read_text()) if path.exists() else {}
+    if referenced.get("path") == str(export):
+        raise ValueError(
+            f"{export} is the only copy of a registered model, of a version of "
+            f"{referenced['registered_model']!r}, and is not replaced by another checkpoint's "
+            "export; use another run_dir, or remove the folder if that version may go"
+        )
+
+
+def _evidence(place: RunDir, step: int, identity: str, title: str) -> Evidence:
     """Returns what the run directory tells of the model."""
     data = place.prepared_data()
     stats = json.loads((data / STATS_FILE).read_text())
@@ -101,23 +140,17 @@ def _evidence(place: RunDir, step: int, title: str) -> Evidence:
     return Evidence(
         title=title,
         data=facts,
-        evaluation=_evaluation(place, step),
+        evaluation=_evaluation(place.result(step), identity),
         curve=[{"global_step": result.step, **result.metrics} for result in curve],
     )
 
 
-def _evaluation(place: RunDir, step: int) -> dict[str, Any]:
-    """Returns what evaluate wrote for a checkpoint, with intervals and slices if it did that."""
-    path = place.evaluation / f"step-{step}.json"
-    if path.exists():
-        full: dict[str, Any] = json.loads(path.read_text())
-        return full
-    of_step = [result for result in provenance.results(place) if result.step == step]
-    return {
-        "metrics": {
-            name: {"value": value} for result in of_step for name, value in result.metrics.items()
-        }
-    }
+def _evaluation(path: Path, identity: str) -> dict[str, Any]:
+    """Returns what evaluate wrote, if that is of this checkpoint; {} if not."""
+    if not path.exists():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found if found.get("checkpoint") == identity else {}
 
 
 def _register(
@@ -139,6 +172,11 @@ def _register(
         "export.sha256": record["sha256"],
         "config.sha256": hashlib.sha256(config).hexdigest(),
     }
+
+    if run.run_id is not None and record["bytes"] > _MAX_COPIED_BYTES:
+        # Before the version is there: one that nothing protects must never be.
+        referenced = {"registered_model": name, "path": str(place.export)}
+        write_json(place.export / _REFERENCED_FILE, referenced)
 
     def register(client: Any, run_id: str) -> Registered:
         return registry.register(

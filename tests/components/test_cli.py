@@ -60,3 +60,18 @@ def test_a_result_is_printed_as_json_without_long_lists(monkeypatch, capsys):
     cli.main(["train", "--count=3"])
 
     assert json.loads(capsys.readouterr().out) == {"count": 6, "roc": {"area": 0.5}}
+
+
+def test_a_list_is_given_as_json(capsys):
+    def step(*, parts: list = [0]):  # noqa: B006
+        """Has a list."""
+
+    assert cli.flags(step).parse_args(["--parts=[0, 2]"]).parts == [0, 2]
+    assert cli.flags(step).parse_args([]).parts == [0]
+    for wrong in ("0,1", "1", '{"a": 1}'):
+        with pytest.raises(SystemExit):
+            cli.flags(step).parse_args([f"--parts={wrong}"])
+        assert (
+            f"must be a list in JSON, as [0, 1], got '{wrong}'"
+            in capsys.readouterr().err.replace("\n", "")
+        )

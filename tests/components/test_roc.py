@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 
-from components.evaluate.roc import roc_points
+from components.select_best.roc import roc_points
 
 
 def columns(points):

@@ -4,6 +4,9 @@ import hashlib
 import itertools
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -13,13 +16,16 @@ import torch
 from mlflow import MlflowClient
 from sklearn.metrics import roc_auc_score
 
-from components import provenance, steps
+from components import experiments, prepared, steps
+from components.evaluate.step import deal
 from components.steps import StepFailedError
 from tests.pipeline_inputs import CONFIG, write_click_logs
 from tzrec_core import eval_result
 from tzrec_core.evaluation.predictions import read_predictions
 from tzrec_core.exporting.scorer import Scorer
-from tzrec_core.run_dir import RunDir
+from tzrec_core.run_dir import RunDir, identify, write_json
+
+STAGES = ("prepare_data", "train", "evaluate", "select_best", "export")
 
 
 class Run:
@@ -112,18 +118,18 @@ def test_kfp_gets_the_roc_curve_and_the_metrics_of_the_chosen_checkpoint(finishe
     run, outputs, _ = finished
     best = outputs["chosen"]["step"]
     scored = read_predictions(run.place.predictions(best), key=None)
-    points = outputs["roc"]["confidenceMetrics"]
+    points = outputs["chosen"]["roc"]["confidenceMetrics"]
     area = sum(
         (b["falsePositiveRate"] - a["falsePositiveRate"]) * (a["recall"] + b["recall"]) / 2
         for a, b in itertools.pairwise(points)
     )
 
-    assert outputs["metrics"]["global_step"] == best
     exact = roc_auc_score(scored.tensor("click"), scored.tensor("probs"))
     assert area == pytest.approx(exact, abs=2e-3)
-    assert outputs["metrics"]["auc"] == pytest.approx(exact, abs=2e-2)  # from 200 thresholds
-    shown = {name: value for name, value in outputs.items() if name != "chosen"}
-    json.dumps(shown, allow_nan=False)
+    metrics = outputs["chosen"]["metrics"]
+    assert metrics["auc"] == pytest.approx(exact, abs=2e-2)  # from 200 thresholds
+    pages = {"report": None, "summary": None}
+    json.dumps(outputs | {"chosen": outputs["chosen"] | pages}, allow_nan=False)
 
 
 def test_mlflow_has_one_run_for_each_step_and_everything_on_the_parent(finished):
@@ -131,7 +137,7 @@ def test_mlflow_has_one_run_for_each_step_and_everything_on_the_parent(finished)
     by_stage, num_runs = runs_by_name(client)
     parent = by_stage["pipeline"]
 
-    assert by_stage.keys() == {"pipeline", *steps.STEPS}
+    assert by_stage.keys() == {"pipeline", *STAGES}
     assert num_runs == 6
     assert {told.info.status for told in by_stage.values()} == {"FINISHED"}
     epochs = "multi_tower · 1 epoch"
@@ -144,8 +150,11 @@ def test_mlflow_has_one_run_for_each_step_and_everything_on_the_parent(finished)
         "export": f"export · {outputs['model']['checkpoint']}",
     }
     metrics = parent.data.metrics
-    train = {"loss_total", "lr_g0", "samples_per_second", "data_wait_share", "memory_host_gib"}
-    assert {"eval/grouped_auc", *(f"train/{name}" for name in train)} <= metrics.keys()
+    system = {"samples_per_second", "data_wait_share", "memory_host_gib", "memory_host_peak_gib"}
+    assert {name for name in metrics if name.startswith("system/")} == {
+        f"system/{name}" for name in system
+    }
+    assert {"eval/grouped_auc", "train/loss_total", "train/lr_g0"} <= metrics.keys()
     assert metrics["data/train_rows"] + metrics["data/eval_rows"] == 3000
     assert metrics["best/auc"] == outputs["chosen"]["metrics"]["auc"]
     assert parent.data.params["sparse_lr"] == "0.1"
@@ -165,13 +174,15 @@ def test_mlflow_has_config_results_and_export_as_artifacts(finished):
     assert artifacts("prepare_data") == {"config/pipeline.config", "data/_stats.json"}
     assert artifacts("train") == {"config/pipeline.config", "eval/train_eval_result.txt"}
     results = {f"eval/step-{step}.json" for step in run.place.checkpoint_steps()}
-    assert artifacts("evaluate") == {"eval/eval_result.txt", *results}
+    assert artifacts("evaluate") == results
     report = {f"report/{path.name}" for path in run.place.report.iterdir()}
-    assert artifacts("select_best") == {"eval/best.json", "eval/gate.json", *report}
+    assert artifacts("pipeline") == {"export/model_card.md", *report}
+    assert artifacts("select_best") == {"eval/eval_result.txt", "eval/best.json", "eval/gate.json"}
     assert {"report/index.html", "report/summary.md", "report/per_group.parquet"} <= report
     assert artifacts("export") == {
         f"export/{name}" for name in (
-            "export.json", "features.json", "model_card.md", "pipeline.config", "signature.json",
+            "drift_reference.json", "export.json", "features.json", "model_card.md",
+            "pipeline.config", "signature.json",
         )
     }  # fmt: skip
 
@@ -194,13 +205,35 @@ def test_the_export_is_a_champion_in_the_registry_that_scores_raw_rows(finished)
     assert version.description.startswith(f"# steps, step {outputs['chosen']['step']}\n")
 
 
+def test_the_page_of_the_run_begins_with_what_there_is_to_know(finished):
+    run, outputs, client = finished
+    by_stage, _ = runs_by_name(client)
+    parent = by_stage["pipeline"]
+    note = parent.data.tags["mlflow.note.content"]
+    step, fingerprint = outputs["chosen"]["step"], outputs["dataset"]["fingerprint"]
+    found = json.loads(run.place.result(step).read_text())["metrics"]["auc"]
+    rows = outputs["statistics"]
+
+    assert note.startswith("**multi_tower · 1 epoch** on ")
+    assert f"{rows['train_rows']:,} training rows, {rows['eval_rows']} evaluation rows" in note
+    assert f"(data `{fingerprint}`)" in note
+    assert f"Chosen: **step {step}**, the " in note
+    value, low, high = (f"{found[key]:.4f}" for key in ("value", "low", "high"))
+    assert f"| auc | {value} | {low} to {high} |" in note
+    assert "Gate: **pass**; no gate is configured." in note
+    registered = "[steps version 1](#/models/steps/versions/1) (`champion`)"
+    assert f"Exported: {registered} of step {step}" in note
+    page = f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+    assert f"[report]({page}/artifacts/report/index.html?" in note
+
+
 def test_the_model_card_has_the_data_the_metrics_and_the_curve(finished):
     run, outputs, _ = finished
     card = (run.place.export / "model_card.md").read_text()
 
-    assert f"| train rows | {outputs['statistics']['train_rows']} |" in card
+    assert f"| train rows | {outputs['statistics']['train_rows']:,} |" in card
     assert run.place.prepared_data().name in card
-    assert f"| auc | {outputs['chosen']['metrics']['auc']:.6g} |" in card
+    assert f"| auc | {outputs['chosen']['metrics']['auc']:.4f} |" in card
     for step in run.place.checkpoint_steps():
         assert f"| {step} | " in card
 
@@ -236,10 +269,13 @@ def test_mlflow_knows_code_config_data_and_checkpoints(finished):
     assert by_stage["pipeline"].data.tags["config.sha256"] == config
     used = {
         stage: {(i.dataset.name, i.dataset.digest) for i in by_stage[stage].inputs.dataset_inputs}
-        for stage in ("prepare_data", "train", "evaluate")
+        for stage in ("pipeline", "prepare_data", "train", "evaluate")
     }
     train, eval_ = ("train", fingerprint), ("eval", fingerprint)
-    assert used == {"prepare_data": {train, eval_}, "train": {train}, "evaluate": {eval_}}
+    both = {train, eval_}
+    assert used == {
+        "pipeline": both, "prepare_data": both, "train": {train}, "evaluate": {eval_},
+    }  # fmt: skip
     experiment = client.get_experiment_by_name("steps")
     assert "TZRec" in experiment.tags["mlflow.note.content"]
     models = client.search_logged_models([experiment.experiment_id])
@@ -275,14 +311,88 @@ def test_an_evaluation_that_was_interrupted_goes_on_where_it_stopped(finished, t
     run, outputs, _ = finished
     copy = Run(tmp_path)
     shutil.copytree(run.place.path, copy.place.path)
-    first, *_ = lines = copy.place.eval_result.read_text().splitlines(keepends=True)
-    changed = first.replace('"auc": 0.', '"auc": 0.1')
-    copy.place.eval_result.write_text(changed)
+    first, *others = copy.place.checkpoint_steps()
+    found = json.loads(copy.place.result(first).read_text())
+    found["metrics"]["auc"]["value"] = 0.1
+    copy.place.result(first).write_text(json.dumps(found))
+    copy.place.result(others[0]).unlink()
 
     again = copy.step("evaluate")
 
-    assert copy.place.eval_result.read_text() == "".join([changed, *lines[1:]])
+    before, after = (
+        {r.step: r.metrics for r in eval_result.read(place.eval_result)}
+        for place in (run.place, copy.place)
+    )
+    assert after[first] == {**before[first], "auc": 0.1}
+    assert {step: after[step] for step in others} == {step: before[step] for step in others}
     assert again["evaluation"]["checkpoints"] == outputs["evaluation"]["checkpoints"]
+
+
+@pytest.fixture
+def fanned_out(finished, tmp_path):
+    """A run whose checkpoints two processes have evaluated at the same time, and what they said."""
+    run, _, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    shutil.rmtree(copy.place.evaluation)
+    copy.place.write_info(replace(copy.place.read_info(), pipeline_run_id="parts"))
+    with experiments.track(
+        "prepare_data", copy.place, copy.place.read_info(), prepared.load(copy.place)
+    ):
+        pass  # makes the run of the pipeline
+    command = [sys.executable, "-m", "components.cli", "evaluate", "--parts=[0, 1]"]
+    processes = [
+        subprocess.Popen([*command, f"--run_dir={copy.place.path}", f"--part={part}"],
+                         stdout=subprocess.PIPE, text=True)
+        for part in (0, 1)
+    ]  # fmt: skip
+    said = [process.communicate()[0].rpartition('{\n "evaluation"') for process in processes]
+    parts = [json.loads("".join(end)) for _, *end in said]
+    return copy, [part["evaluation"]["checkpoints"] for part in parts]
+
+
+def test_parts_that_evaluate_at_the_same_time_find_what_one_process_finds(finished, fanned_out):
+    run, outputs, client = finished
+    copy, numbers = fanned_out
+    results = {path.name: path.read_text() for path in run.place.evaluation.glob("step-*.json")}
+    steps_ = copy.place.checkpoint_steps()
+
+    assert numbers == [len(steps_[::2]), len(steps_[1::2])]
+    assert not copy.place.eval_result.exists()
+    assert {p.name: p.read_text() for p in copy.place.evaluation.glob("step-*.json")} == results
+    assert copy.step("select_best")["step"] == outputs["chosen"]["step"]
+    assert copy.place.eval_result.read_text() == run.place.eval_result.read_text()
+    experiment = client.get_experiment_by_name("steps").experiment_id
+    found = client.search_runs([experiment], "tags.`kfp.pipeline_run_id` = 'parts'")
+    parts = [told for told in found if told.data.tags["stage"] == "evaluate"]
+    (parent,) = [told for told in found if told.data.tags["stage"] == "pipeline"]
+    assert sorted(told.info.run_name for told in parts) == [
+        f"evaluate · part {part + 1} of 2 · {experiments.counted(number, 'checkpoint')}"
+        for part, number in enumerate(numbers)
+    ]
+    assert {told.info.status for told in parts} == {"FINISHED"}
+    curve = client.get_metric_history(parent.info.run_id, "eval/auc")
+    assert sorted(point.step for point in curve) == steps_
+    copy.step("evaluate", part=1, parts=[0, 1])  # again, as a pod that was lost
+    assert len(client.search_runs([experiment], "tags.`kfp.pipeline_run_id` = 'parts'")) == 5
+
+
+@pytest.mark.parametrize("num_steps", range(8))
+@pytest.mark.parametrize("parts", [[0], [0, 1, 2], [5, 3]])
+def test_parts_share_all_checkpoints_evenly(num_steps, parts):
+    all_steps = list(range(10, 10 + num_steps))
+    dealt = [deal(all_steps, part=part, parts=parts) for part in parts]
+
+    assert sorted(itertools.chain(*dealt)) == all_steps
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+@pytest.mark.parametrize(("part", "parts"), [(1, [0]), (0, []), (0, [0, 0])])
+def test_a_part_must_be_one_of_the_parts(finished, part, parts):
+    run, _, _ = finished
+
+    with pytest.raises(ValueError, match="part must be once in parts, got part"):
+        run.step("evaluate", part=part, parts=parts)
 
 
 def test_only_so_many_of_the_newest_checkpoints_are_evaluated_as_are_asked_for(finished, tmp_path):
@@ -314,6 +424,67 @@ def test_an_export_of_another_checkpoint_takes_the_place_of_the_old_one(finished
     assert {path.name for path in copy.place.path.iterdir()} == {
         path.name for path in run.place.path.iterdir()
     }
+
+
+def test_export_without_a_checkpoint_takes_the_choice_of_its_run_directory(finished, tmp_path):
+    run, outputs, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    other = next(s for s in run.place.checkpoint_steps() if s != outputs["chosen"]["step"])
+    chosen = {"global_step": other, "identity": identify(copy.place.checkpoint(other))}
+    for path in (copy.place.best, copy.place.gate):
+        write_json(path, {**json.loads(path.read_text()), **chosen})
+
+    assert copy.step("export")["model"]["checkpoint"] == f"model.ckpt-{other}"
+    copy.place.gate.unlink()
+    with pytest.raises(ValueError, match="run select_best first"):
+        copy.step("export")
+
+
+def test_an_export_that_a_registered_version_refers_to_is_not_replaced(
+    finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("components.export.step._MAX_COPIED_BYTES", 0)
+    run, outputs, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    steps_ = copy.place.checkpoint_steps()
+    best = outputs["chosen"]["step"]
+    other = copy.place.checkpoint(next(step for step in steps_ if step != best))
+    named = {"registered_model": "large"}
+    copy.step("export", checkpoint=str(copy.place.checkpoint(best)), **named)
+    before = files(copy.place.export)
+
+    with pytest.raises(
+        ValueError, match="only copy of a registered model, of a version of 'large'"
+    ):
+        copy.step("export", checkpoint=str(other), **named)
+
+    assert files(copy.place.export) == before
+    copy.step("export", checkpoint=str(copy.place.checkpoint(best)), **named)
+    rows = pq.read_table(run.data).slice(0, 3).to_pandas()
+    assert len(mlflow.pyfunc.load_model("models:/large@champion").predict(rows)) == 3
+    moved = Run(tmp_path / "moved")
+    shutil.copytree(copy.place.path, moved.place.path)  # no version refers to this one
+    exported = moved.step("export", checkpoint=str(moved.place.checkpoint(other.name[11:])))
+    assert exported["model"]["checkpoint"] == other.name
+
+
+def test_a_choice_is_not_paired_with_the_verdict_on_an_older_one(finished, tmp_path, monkeypatch):
+    run, _, _ = finished
+    copy = Run(tmp_path)
+    shutil.copytree(run.place.path, copy.place.path)
+    assert copy.place.read_gate()["verdict"] == "pass"
+
+    def killed(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("components.select_best.step.challenge", killed)
+    with pytest.raises(KeyboardInterrupt):
+        copy.step("select_best")
+
+    assert copy.place.read_best() is not None
+    assert not copy.place.gate.exists()
 
 
 @pytest.mark.parametrize(
@@ -390,6 +561,10 @@ def test_a_result_of_a_checkpoint_that_another_training_replaced_does_not_count(
     take_weights(run.place.checkpoint(other), copy.place.checkpoint(best))
     old = files(copy.place.evaluation / "predictions")
 
+    exported = copy.step("export", checkpoint=str(copy.place.checkpoint(best)))["model"]
+    card = (copy.place.export / "model_card.md").read_text()
+    assert exported["sha256"] != outputs["model"]["sha256"]
+    assert f"| auc | {outputs['chosen']['metrics']['auc']:.4f} |" not in card
     assert copy.step("select_best")["step"] != best
     evaluated = copy.step("evaluate")
     exported = copy.step("export", checkpoint=str(copy.place.checkpoint(best)))["model"]
@@ -415,19 +590,20 @@ def test_training_anew_with_the_same_config_publishes_its_own_model(finished, tm
     copy = Run(tmp_path)
     shutil.copytree(run.place.path, copy.place.path)
     shutil.rmtree(copy.place.checkpoints)
-    stale = copy.place.eval_result.read_text().replace('"auc": 0.', '"auc": 0.0')
-    copy.place.eval_result.write_text(stale)
+    for step in run.place.checkpoint_steps():
+        stale = copy.place.result(step).read_text().replace('"value": 0.', '"value": 0.0')
+        copy.place.result(step).write_text(stale)
     (copy.place.export / "scripted_model.pt").write_bytes(b"stale")
 
     copy.step("train")
-    evaluated, selected = copy.step("evaluate"), copy.step("select_best")
+    copy.step("evaluate")
+    selected = copy.step("select_best")
     exported = copy.step("export", checkpoint=selected["checkpoint"])["model"]
 
-    assert evaluated["metrics"]["auc"] > 0.6
-    assert selected["metrics"]["auc"] == evaluated["metrics"]["auc"]
+    assert selected["metrics"]["auc"] > 0.6
     model = copy.place.export / "scripted_model.pt"
     assert exported["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert exported["identity"] == provenance.identity(Path(selected["checkpoint"]))
+    assert exported["identity"] == identify(Path(selected["checkpoint"]))
     torch.jit.load(str(model))
 
 

@@ -212,14 +212,26 @@ CASES = [
     ),
     (
         {"export_config.gate": [{"metric": "acu"}]},
-        "export_config.gate[0].metric is 'acu'; the config's metrics and losses are: ",
+        "export_config.gate[0].metric is 'acu'; the config's metrics that two models can be"
+        " compared by are: auc, grouped_auc",
+    ),
+    (
+        {"export_config.gate": [{"metric": "binary_cross_entropy"}]},
+        "export_config.gate[0].metric is 'binary_cross_entropy'; the config's metrics that two",
+    ),
+    (
+        {"export_config.gate": [{"metric": "auc", "min_slice_share": 0.1}]},
+        "export_config.gate[0].min_slice_share is set; needs eval_config.slices",
     ),
     (
         {"export_config.gate": [{"metric": "auc", "max_loss": -1}]},
         "export_config.gate[0].max_loss is -1; must be finite and >= 0",
     ),
     (
-        {"export_config.gate": [{"metric": "auc", "min_slice_share": 2}]},
+        {
+            "export_config.gate": [{"metric": "auc", "min_slice_share": 2}],
+            "eval_config.slices": [{"column": "age"}],
+        },
         "export_config.gate[0].min_slice_share is 2; must be in [0, 1]",
     ),
     (

@@ -1,7 +1,10 @@
+import os
+import shutil
+
 import pytest
 
 from tzrec_core.checkpoints import checkpoint
-from tzrec_core.run_dir import RunDir, RunInfo, write_json
+from tzrec_core.run_dir import RunDir, RunInfo, identify, write_json
 from tzrec_core.training.milestones import RESULT_FILE
 
 
@@ -49,3 +52,74 @@ def test_a_json_file_is_replaced_as_a_whole(tmp_path):
 
     assert path.read_text() == '{\n "a": 1\n}\n'
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A run directory with two checkpoints and what was made of the first one."""
+    place = RunDir(tmp_path / "run")
+    for step in (8, 9):
+        (place.checkpoint(step) / "model").mkdir(parents=True)
+        (place.checkpoint(step) / "model" / "weights").write_bytes(b"1234")
+        (place.checkpoint(step) / "state.json").write_text("{}")
+    chosen = {"global_step": 8, "identity": identify(place.checkpoint(8))}
+    write_json(place.result(8), {"checkpoint": chosen["identity"]})
+    write_json(place.best, chosen)
+    write_json(place.gate, {**chosen, "verdict": "pass"})
+    return place
+
+
+def train_anew(place, step):
+    path = place.checkpoint(step) / "state.json"
+    time = path.stat().st_mtime_ns
+    os.utime(path, ns=(time + 1000, time + 1000))
+
+
+def test_a_checkpoint_that_was_moved_with_its_times_is_the_same(place, tmp_path):
+    copy = shutil.copytree(place.checkpoint(8), tmp_path / "elsewhere" / "model.ckpt-8")
+
+    assert identify(copy) == identify(place.checkpoint(8))
+
+
+@pytest.mark.parametrize("name", ["state.json", "model/weights"])
+def test_a_checkpoint_with_a_file_written_anew_is_another_though_its_bytes_are_equal(place, name):
+    path = place.checkpoint(8) / name
+    before, time = identify(place.checkpoint(8)), path.stat().st_mtime_ns
+    os.utime(path, ns=(time + 1000, time + 1000))
+
+    assert identify(place.checkpoint(8)) != before
+
+
+def test_no_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no checkpoint .*model\.ckpt-9"):
+        identify(tmp_path / "model.ckpt-9")
+
+
+def found(place):
+    return [content is not None for content in (place.read_result(8), place.read_best(),
+                                                place.read_gate())]  # fmt: skip
+
+
+def test_what_was_made_of_a_checkpoint_counts_until_another_training_replaces_it(place):
+    assert found(place) == [True, True, True]
+    train_anew(place, 9)
+    assert found(place) == [True, True, True]
+    train_anew(place, 8)
+    assert found(place) == [False, False, False]
+
+
+def test_what_was_made_of_a_checkpoint_that_is_gone_counts_only_if_all_are(place):
+    shutil.rmtree(place.checkpoint(8))
+    assert found(place) == [False, False, False]
+    shutil.rmtree(place.checkpoint(9))
+    assert found(place) == [True, True, True]
+
+
+@pytest.mark.parametrize("step", [8, 9])
+def test_a_verdict_on_another_choice_does_not_count(place, step):
+    train_anew(place, 8)
+    chosen = {"global_step": step, "identity": identify(place.checkpoint(step))}
+    write_json(place.best, chosen)  # and then select_best is killed
+
+    assert place.read_best() == chosen
+    assert place.read_gate() is None

@@ -159,6 +159,21 @@ def metric_names(task: TaskConfig) -> list[str]:
     return [name + name_suffix(task) for name in names]
 
 
+def names_with_intervals(task: TaskConfig) -> list[str]:
+    """The names of those metrics by which two models can be compared: sums over groups of rows.
+
+    Losses, metrics over batches, the expected calibration error and AUC of several classes are
+    none (``evaluation.statistics``).
+    """
+    judged = [metric for metric in task.metrics if metric.WhichOneof("metric") is not None]
+    return [
+        name
+        for name, metric in zip(metric_names(task), judged, strict=True)
+        if metric.WhichOneof("metric") not in ("calibration_error", "multiclass_auc")
+        and not metric.xauc.in_batch
+    ]
+
+
 def metric_name(metric: AnyMetricConfig) -> str:
     """The kind of the metric, with the number in place of the k of ``recall_at_k``."""
     kind = metric.WhichOneof("metric") or ""

@@ -1,5 +1,6 @@
 """Which checkpoint to export, as far as the evaluation rows can tell checkpoints apart."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from tzrec_core import eval_result
@@ -40,7 +41,7 @@ def choose_by_evidence(
         return best, reason
     name = export_config.best_exporter_metric
     scored = read(best.step)
-    near_ties = [best]
+    near_ties, num_untold = [best], 0
     for result in others:
         found = compare(config, read(result.step), scored, metrics=[name], with_slices=False)
         if not found:
@@ -48,15 +49,23 @@ def choose_by_evidence(
         larger = export_config.metric_larger_is_better
         if is_near_tie(found[0].difference, larger_is_better=larger):
             near_ties.append(result)
+        elif math.isnan(found[0].difference.low):
+            num_untold += 1
     confidence = f"{config.eval_config.confidence_level:.0%} confidence"
+    num_worse = len(others) + 1 - len(near_ties) - num_untold
+    if num_untold:
+        reason += f" ({num_untold} of which without an interval of the difference)"
     if len(near_ties) == 1:
-        return best, f"{reason}, all others are worse at {confidence}"
+        told = f", {num_worse} others are" if num_untold else ", all others are"
+        return best, f"{reason}{told} worse at {confidence}" if num_worse else reason
     if export_config.near_ties == "earliest":
         chosen, rule = min(near_ties, key=lambda result: result.step), "the earliest"
     else:
         metric, larger = export_config.tie_break_metric, export_config.tie_break_larger_is_better
         chosen = eval_result.best(near_ties, metric, larger_is_better=larger)
         rule = f"the {'largest' if larger else 'smallest'} {metric}"
+    if chosen == best:
+        return best, f"{reason}, and {rule} of {len(near_ties)} that do not differ at {confidence}"
     return chosen, (
         f"{rule} of {len(near_ties)} checkpoints that do not differ at {confidence} from step"
         f" {best.step}, {reason}"

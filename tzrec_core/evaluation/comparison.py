@@ -11,6 +11,7 @@ from tzrec_core.evaluation.results import SEED, slices_of
 from tzrec_core.evaluation.statistics import Columns, bootstrap_key, statistics_of
 from tzrec_core.features.schema import id_column, slice_column
 from tzrec_core.metrics.bootstrap import Difference, paired_difference
+from tzrec_core.metrics.group_statistics import GroupStatistics
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.task_metrics import JudgedMetric, judged_metrics
 
@@ -27,6 +28,7 @@ class Comparison:
         candidate: The value of one model.
         baseline: The value of the other.
         difference: Candidate minus baseline, with its interval.
+        of_distance: Likewise of the distances to 1, for a metric that should be 1; None otherwise.
     """
 
     metric: str
@@ -36,6 +38,7 @@ class Comparison:
     candidate: float
     baseline: float
     difference: Difference
+    of_distance: Difference | None = None
 
 
 def compare(
@@ -79,9 +82,23 @@ def compare(
                 if ours is None or theirs is None:
                     continue
                 difference = paired_difference(ours, theirs, level=level, seed=SEED)
+                of_distance = None
+                if metric.config.WhichOneof("metric") == "calibration":
+                    distances = _distance_to_1(ours), _distance_to_1(theirs)
+                    of_distance = paired_difference(*distances, level=level, seed=SEED)
                 values = ours.value, theirs.value
-                found.append(Comparison(metric.name, column, name, share, *values, difference))
+                found.append(
+                    Comparison(metric.name, column, name, share, *values, difference, of_distance)
+                )
     return found
+
+
+def _distance_to_1(statistics: GroupStatistics) -> GroupStatistics:
+    return GroupStatistics(
+        name=f"{statistics.name}'s distance to 1",
+        sums=statistics.sums,
+        formula=lambda sums: (statistics.formula(sums) - 1).abs(),
+    )
 
 
 def check_same_rows(config: EasyRecConfig, one: Predictions, other: Predictions) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tzrec_core.evaluation.comparison import Comparison
 from tzrec_core.protos.export_pb2 import ExportConfig, Margin
 
-# Of the other metrics and losses, larger values are better.
+# Of the other metrics and losses, larger values are better; calibration should be 1.
 _SMALLER_IS_BETTER = (
     "calibration_error",
     "log_loss",
@@ -28,8 +28,8 @@ class Verdict:
 def judge(export_config: ExportConfig, comparisons: Sequence[Comparison]) -> Verdict:
     """Returns whether a model stays within all margins of ``export_config.gate``.
 
-    What cannot be judged blocks: a metric without a value for one of the models, or without an
-    interval where one is needed.
+    Calibration, which should be 1, loses what it moves away from 1. What cannot be judged blocks: a
+    metric without a value for one of the models, or without an interval where one is needed.
 
     Args:
         export_config: The margins.
@@ -46,11 +46,20 @@ def judge(export_config: ExportConfig, comparisons: Sequence[Comparison]) -> Ver
             if found.slice is None or _looks_at(margin, found):
                 problem = _problem(margin, found)
                 (kept if problem is None else problems).append(problem or _described(found))
-    return Verdict(not problems, tuple(problems or kept))
+    reasons = problems or kept
+    if reasons and export_config.embedding_precision != "FP32":
+        reasons.append(
+            "the checkpoint is judged in FP32, before its embeddings become"
+            f" {export_config.embedding_precision}"
+        )
+    return Verdict(not problems, tuple(reasons))
 
 
 def is_better_when_larger(metric: str) -> bool:
-    """Returns whether larger values of a metric, by its name in an evaluation, are better."""
+    """Returns whether larger values of a metric, by its name in an evaluation, are better.
+
+    It says nothing of calibration, which should be 1.
+    """
     return not metric.startswith(_SMALLER_IS_BETTER)
 
 
@@ -60,14 +69,18 @@ def _looks_at(margin: Margin, found: Comparison) -> bool:
 
 def _problem(margin: Margin, found: Comparison) -> str | None:
     """Returns what is wrong with one comparison; None if the model stays within the margin."""
-    sign = 1 if is_better_when_larger(found.metric) else -1
-    gain = sign * found.difference.value
+    if found.of_distance is not None:
+        sign, difference = -1, found.of_distance
+    else:
+        sign = 1 if is_better_when_larger(found.metric) else -1
+        difference = found.difference
+    gain = sign * difference.value
     if math.isnan(gain):
         return f"{_described(found)}: one of them has no value"
     if gain >= -margin.max_loss:
         return None
     if margin.only_if_significant:
-        best_case = found.difference.high if sign == 1 else -found.difference.low
+        best_case = difference.high if sign == 1 else -difference.low
         if best_case >= -margin.max_loss:
             return None
         if math.isnan(best_case):
@@ -77,11 +90,11 @@ def _problem(margin: Margin, found: Comparison) -> str | None:
 
 def _described(found: Comparison) -> str:
     place = "" if found.slice is None else f" of {found.column} {found.slice}"
-    difference = found.difference
-    interval = ""
+    difference, interval = found.of_distance or found.difference, ""
+    of_what = "" if found.of_distance is None else " in distance to 1"
     if math.isfinite(difference.low):
         interval = f" ({difference.low:+.5f} to {difference.high:+.5f})"
     return (
         f"{found.metric}{place} is {found.candidate:.5f}, the champion's {found.baseline:.5f},"
-        f" {difference.value:+.5f}{interval}"
+        f" {difference.value:+.5f}{of_what}{interval}"
     )

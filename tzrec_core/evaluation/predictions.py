@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -65,8 +66,20 @@ class PredictionsWriter:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, predictions: Mapping[str, Tensor], batch: Batch) -> None:
-        """Writes the rows of a batch, which has some, and whose rows are numbered."""
+    def add(
+        self,
+        predictions: Mapping[str, Tensor],
+        batch: Batch,
+        *,
+        mask: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Writes the rows of a batch, which has some, and whose rows are numbered.
+
+        Args:
+            predictions: Of the batch.
+            batch: What they are of.
+            mask: [n] which rows to write; None: all.
+        """
         assert batch.rows is not None
         columns = {ROW_COLUMN: _array(batch.rows)}
         columns |= {name: _array(values) for name, values in batch.sample_weights.items()}
@@ -77,6 +90,8 @@ class PredictionsWriter:
         columns |= {slice_column(name): values for name, values in batch.slices.items()}
         columns |= {name: _array(predictions[name]) for name in self._outputs}
         table = pa.table(columns)
+        if mask is not None:
+            table = table.filter(pa.array(mask))
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table)
@@ -133,7 +148,8 @@ def read_predictions(folder: Path, *, key: str | None, max_rows: int = MAX_ROWS)
     """Reads the scored rows of all ranks.
 
     Of more than ``max_rows`` rows only some groups are taken, whole and the same ones for every
-    model, so that metrics within groups and intervals stay what they are, if less exact.
+    model, so that metrics within groups and intervals stay what they are, if less exact. Of the
+    rows without a group about the same share is taken.
 
     Args:
         folder: Written by ``PredictionsWriter``.
@@ -160,13 +176,19 @@ def read_predictions(folder: Path, *, key: str | None, max_rows: int = MAX_ROWS)
     for batch in files.to_batches():
         table = pa.Table.from_batches([batch])
         if chosen is not None:
-            ids = table[chosen].fill_null(0).to_numpy().view(np.uint64)
+            ids = pc.coalesce(table[chosen], table[ROW_COLUMN]).to_numpy().view(np.uint64)
             mixed = (ids * np.uint64(_HASH_MULTIPLIER)) >> np.uint64(32)
             table = table.filter(pa.array(mixed % num_parts == 0))
         tables.append(table)
     table = pa.concat_tables(tables)
     table = table.take(pc.sort_indices(table[ROW_COLUMN])).drop_columns([ROW_COLUMN])
     return Predictions(table.combine_chunks(), len(table) / num_rows)
+
+
+def read_rows(folder: Path) -> npt.NDArray[np.int64]:
+    """Returns which rows of the evaluation data are scored in ``folder``, ascending."""
+    rows = ds.dataset(folder, format="parquet").to_table(columns=[ROW_COLUMN])[ROW_COLUMN]
+    return np.sort(rows.to_numpy())
 
 
 def _array(values: Tensor) -> pa.Array:

@@ -1,7 +1,6 @@
 """Slices: parts of the evaluation rows by the values of a column."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from pyarrow import types
 
 OTHERS = "all others"
 MISSING = "missing"
+_EXACT = 2**53  # below it, float64 has every integer
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Slice:
 
     Attributes:
         column: What the slices are made by.
-        name: Which one it is: a value, a range of numbers, ``OTHERS`` or ``MISSING``.
+        name: Which one it is: a value, a range of numbers, ``OTHERS`` or ``MISSING``; quoted if it
+            is a value of one of these two names. Names differ.
         rows: [m] int64, ascending.
     """
 
@@ -90,7 +91,11 @@ def _values(
         named = different.take(order[: max_parts - 1])
     named = named.take(pc.sort_indices(named))
     part = pc.index_in(values, named).fill_null(len(named)).to_numpy().astype(np.int64)
-    return part, [*map(str, named.to_pylist()), OTHERS]
+    return part, [*(_quoted(str(value)) for value in named.to_pylist()), OTHERS]
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if name.strip("'") in (OTHERS, MISSING) else name
 
 
 def _quantiles(numbers: npt.NDArray[Any], num_parts: int) -> npt.NDArray[np.float64]:
@@ -105,9 +110,20 @@ def _ranges(
     numbers: npt.NDArray[Any], boundaries: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Returns each row's part, and the names of the parts between boundaries."""
-    ends = [-math.inf, *boundaries.tolist(), math.inf]
-    names = []
-    for low, high in itertools.pairwise(ends):
-        below = f"< {high:g}" if math.isinf(low) else f"{low:g} to {high:g}"
-        names.append(f">= {low:g}" if math.isinf(high) else below)
+    boundaries = np.unique(boundaries)  # large integers may have become the same float64
+    ends = _edge_names(boundaries.tolist())
+    names = [f"{low} to {high}" for low, high in itertools.pairwise(ends)]
+    names = [f"< {ends[0]}", *names, f">= {ends[-1]}"] if ends else ["all"]
     return np.searchsorted(boundaries, numbers, side="right"), names
+
+
+def _edge_names(edges: list[float]) -> list[str]:
+    """Returns different names of different numbers, with no more digits than that needs."""
+    for digits in range(6, 18):
+        names = [
+            f"{edge:.0f}" if edge.is_integer() and abs(edge) < _EXACT else f"{edge:.{digits}g}"
+            for edge in edges
+        ]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError(f"17 digits do not tell {edges} apart")

@@ -18,6 +18,8 @@ FEATURES_FILE = "features.json"
 CONFIG_FILE = "pipeline.config"
 CARD_FILE = "model_card.md"
 RECORD_FILE = "export.json"
+DRIFT_FILE = "drift_reference.json"
+"""The bins of the training rows' columns, if the report has them; see ``report.data_drift``."""
 REFERENCE_FILE = "reference.json"
 """Stands for the model in a copy that has all but it: its ``path``, and the model's ``sha256``."""
 

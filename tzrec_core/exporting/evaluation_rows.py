@@ -1,10 +1,12 @@
 """Scores the evaluation rows of a run with an exported model, such as the champion's."""
 
 import dataclasses
-from itertools import islice
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from tzrec_core.config import edit
@@ -18,7 +20,12 @@ from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 
 
 def score_evaluation_rows(
-    config: EasyRecConfig, *, raw_config: EasyRecConfig, export_dir: Path, predictions_path: Path
+    config: EasyRecConfig,
+    *,
+    raw_config: EasyRecConfig,
+    export_dir: Path,
+    predictions_path: Path,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Writes what an exported model predicts for the run's evaluation rows.
 
@@ -30,6 +37,8 @@ def score_evaluation_rows(
         raw_config: Of the run, as raw rows were encoded with it.
         export_dir: The exported model.
         predictions_path: A new folder; see ``evaluation.predictions``.
+        rows: Which ones to score, ascending: those of an evaluation that ended early depend on its
+            number of ranks. None: all.
 
     Raises:
         ValueError: The model encodes a feature otherwise, lacks an output that is judged, or is
@@ -50,18 +59,33 @@ def score_evaluation_rows(
         world_size=1,
         number_rows=True,
     )
+    num_left = math.inf if rows is None else len(rows)
     with (
         published(predictions_path) as aside,
         PredictionsWriter(aside, config, rank=0) as writer,
         torch.inference_mode(),
     ):
-        for batch in islice(data.batches(0), config.eval_config.num_steps or None):
+        for batch in data.batches(0):
+            if num_left == 0:
+                break
+            mask = None
+            if rows is not None:
+                assert batch.rows is not None
+                mask = np.isin(batch.rows.numpy(), _near(rows, batch.rows.numpy()))
+                num_left -= mask.sum()
+                if not mask.any():
+                    continue
             scores = model(*of_batch(batch))
             if missing := set(judged_outputs(config)) - scores.keys():
                 raise ValueError(
                     f"{export_dir} predicts {', '.join(sorted(scores))}, not {', '.join(missing)}"
                 )
-            writer.add(scores, batch)
+            writer.add(scores, batch, mask=mask)
+
+
+def _near(rows: npt.NDArray[np.int64], some: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns those of ascending rows that lie from the least to the greatest of some."""
+    return rows[np.searchsorted(rows, some.min()) : np.searchsorted(rows, some.max(), "right")]
 
 
 def _check_encoding(exported: EasyRecConfig, config: EasyRecConfig) -> None:

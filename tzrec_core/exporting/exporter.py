@@ -115,6 +115,12 @@ def export(
             "table_bytes_fp32": table_bytes(serving_model(model, schema)),
             **_measured(check_config, model, load_scripted(aside / MODEL_FILE), precision, aside),
         }
+        difference = record["largest_difference"]
+        if not difference <= TOLERANCE:  # also if it is NaN, which JSON has no word for
+            raise ValueError(
+                f"the exported model's outputs differ from those of {checkpoint_path} by up to "
+                f"{difference:.3g}, more than {TOLERANCE:g}; nothing was published"
+            )
         _write_json(aside / RECORD_FILE, record)
         card = model_card(
             evidence or Evidence(),
@@ -124,12 +130,6 @@ def export(
             versions={name: version(name) for name in ("tzrec-pipelines", "torch", "torchrec")},
         )
         (aside / CARD_FILE).write_text(card)
-        difference = record["largest_difference"]
-        if not difference <= TOLERANCE:
-            raise ValueError(
-                f"the exported model's outputs differ from those of {checkpoint_path} by up to "
-                f"{difference:.3g}, more than {TOLERANCE:g}; nothing was published"
-            )
         aside.rename(export_dir)
     log.info("Exported %s to %s; outputs differ by %.1e", checkpoint_path, export_dir, difference)
     return record

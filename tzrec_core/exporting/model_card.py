@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _MAX_CURVE_ROWS = 20
+_ALIGNED_RIGHT = "--:"
 _LIMITS = (
     "Metrics hold for rows like the evaluation rows. Rows of another time, place or traffic may "
     "differ.",
@@ -73,7 +74,7 @@ def _section(title: str, lines: Sequence[str]) -> str:
 
 def _metrics(evaluation: Mapping[str, Any]) -> list[str]:
     rows = [
-        (name, metric["value"], _interval(metric), *map(metric.get, _COVERAGES))
+        (name, metric["value"], _interval(metric), *(_share(metric.get(c)) for c in _COVERAGES))
         for name, metric in evaluation.get("metrics", {}).items()
     ]
     level = evaluation.get("confidence_level")
@@ -95,16 +96,24 @@ def _slices(slices: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _short(part: Mapping[str, Any], name: str) -> str:
     metric = part["metrics"].get(name)
-    return "" if metric is None else f"{_text(metric['value'])} {_interval(metric)}".strip()
+    if metric is None:
+        return ""
+    interval = _interval(metric)
+    return f"{_text(metric['value'])} ({interval})" if interval else _text(metric["value"])
 
 
 def _interval(metric: Mapping[str, Any]) -> str:
     low, high = metric.get("low"), metric.get("high")
-    return "" if low is None or high is None else f"[{_text(low)}, {_text(high)}]"
+    return "" if low is None or high is None else f"{_text(low)} to {_text(high)}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def _curve(curve: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = list(dict.fromkeys(name for point in curve for name in point if name != "global_step"))
+    seen = dict.fromkeys(name for point in curve for name in point)
+    names = [name for name in seen if name != "global_step" and not name.endswith(_COVERAGES)]
     stride = -(-len(curve) // _MAX_CURVE_ROWS) or 1
     shown = [*curve[:-1:stride], *curve[-1:]]  # whatever is left out, the last one is there
     rows = [(point["global_step"], *(point.get(name) for name in names)) for point in shown]
@@ -184,14 +193,18 @@ def _limits(record: Mapping[str, Any], features: Mapping[str, Any]) -> Iterator[
 
 
 def _table(head: Sequence[str], rows: Any) -> list[str]:
-    """Returns a Markdown table without the columns that have no content; nothing for no rows."""
+    """Returns a Markdown table without the columns that have no content; nothing for no rows.
+
+    Columns of numbers are aligned on the right.
+    """
     cells = [[_text(cell) for cell in row] for row in rows]
     if not cells:
         return []
     kept = [i for i in range(len(head)) if any(row[i] for row in cells)]
+    columns = [[row[i] for row in cells] for i in kept]
     lines = [
         [head[i] for i in kept],
-        ["---"] * len(kept),
+        [_ALIGNED_RIGHT if all(map(_is_number, column)) else "---" for column in columns],
         *[[row[i] for i in kept] for row in cells],
     ]
     return [f"| {' | '.join(line)} |" for line in lines]
@@ -200,8 +213,15 @@ def _table(head: Sequence[str], rows: Any) -> list[str]:
 def _text(value: object) -> str:
     if value is None:
         return ""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.4g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1] in "-0123456789"  # an empty one too
 
 
 def _size(num_bytes: int) -> str:

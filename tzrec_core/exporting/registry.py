@@ -7,7 +7,6 @@ itself, and where that lies.
 
 import json
 import os
-import re
 import shutil
 import tempfile
 import warnings
@@ -16,18 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import tzrec_core
 from tzrec_core.exporting.directory import (
     CARD_FILE,
     CONFIG_FILE,
+    DRIFT_FILE,
     FEATURES_FILE,
     RECORD_FILE,
     REFERENCE_FILE,
     SIGNATURE_FILE,
-    resolve,
 )
+from tzrec_core.mlflow_run import model_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,13 +38,15 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 EXPORT_TAG = "export.id"
 """The tag of a version by which the same export is found again."""
-SMALL_FILES = (CARD_FILE, CONFIG_FILE, FEATURES_FILE, RECORD_FILE, SIGNATURE_FILE)
-"""What an export is told by, besides the model and its assets."""
+SMALL_FILES = (CARD_FILE, CONFIG_FILE, DRIFT_FILE, FEATURES_FILE, RECORD_FILE, SIGNATURE_FILE)
+"""What an export is told by, besides the model and its assets; the drift file may be missing."""
 
+_STORED_TAG = "export.stored"
+_READY: Final = "READY"
 _LOADER = "tzrec_core.exporting.pyfunc_model"
 _PACKAGES = ("mlflow", "numpy", "pandas", "protobuf", "pyarrow", "torch", "xxhash")
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-_UPLOAD_SECONDS = "600"
+_TRANSFER_SECONDS = "600"
 _MAX_DESCRIPTION = 5000  # MLflow's databases hold no more
 
 
@@ -78,8 +80,8 @@ def register(
         export_dir: An export directory.
         export_id: Equal for the same export only.
         tags: Of the version.
-        alias: What the version is to be called; empty: champion if no version is, else challenger.
-            An older version never takes an alias from a newer one.
+        alias: What the version is to be called, whatever has that name now; empty: champion if no
+            version is, else challenger, unless the champion or the challenger is newer.
         max_copied_bytes: A larger model is registered by reference.
     """
     name = model_name(name)
@@ -89,8 +91,9 @@ def register(
         card = (export_dir / CARD_FILE).read_text()
         record = json.loads((export_dir / RECORD_FILE).read_text())
         is_large = record["bytes"] > max_copied_bytes
-        model_id = _log_model(client, run_id, name, export_dir, record if is_large else None)
-        stored = "by reference" if is_large else "copied"
+        kind = {EXPORT_TAG: export_id, _STORED_TAG: "by reference" if is_large else "copied"}
+        referenced = record if is_large else None
+        model_id = _logged_model(client, run_id, name, export_dir, kind, referenced)
         found = client.create_model_version(
             name,
             source=f"models:/{model_id}",
@@ -98,8 +101,7 @@ def register(
             model_id=model_id,
             description=_shortened(card),
             tags={
-                EXPORT_TAG: export_id,
-                "export.stored": stored,
+                **kind,
                 **{key: str(value) for key, value in tags.items()},
             },
         )
@@ -107,15 +109,15 @@ def register(
 
 
 def champion(client: "MlflowClient", name: str, folder: Path) -> "tuple[str, Path] | None":
-    """Returns the champion's version and where its export is; None if there is no champion.
+    """Returns the champion's version and its files; None if there is no champion.
+
+    The files are a copy of the export or, if that was too large, of what refers to it: where it is
+    then, ``directory.resolve`` knows.
 
     Args:
         client: Of the store.
         name: Of the registered model.
-        folder: Where a copy may be put.
-
-    Raises:
-        ValueError: The export was registered by reference and is gone.
+        folder: Where the copy is put.
     """
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
@@ -126,18 +128,14 @@ def champion(client: "MlflowClient", name: str, folder: Path) -> "tuple[str, Pat
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
-    copied = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"models:/{version.name}/{version.version}",
-        dst_path=str(folder),
-        tracking_uri=client.tracking_uri,
-    )
+    with _patience():
+        copied = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"models:/{version.name}/{version.version}",
+            dst_path=str(folder),
+            tracking_uri=client.tracking_uri,
+        )
     signature = next(Path(copied).rglob(SIGNATURE_FILE))
-    return str(version.version), resolve(signature.parent)
-
-
-def model_name(name: str) -> str:
-    """Returns ``name`` without the characters that MLflow does not allow in a model's name."""
-    return re.sub(r"[/:.%\"']+", "-", name)
+    return str(version.version), signature.parent
 
 
 def requirements(packages: Iterable[str] = _PACKAGES) -> list[str]:
@@ -145,17 +143,28 @@ def requirements(packages: Iterable[str] = _PACKAGES) -> list[str]:
     return [f"{package}=={version(package).partition('+')[0]}" for package in packages]
 
 
-def _log_model(
+def _logged_model(
     client: "MlflowClient",
     run_id: str,
     name: str,
     export_dir: Path,
+    kind: dict[str, str],
     referenced: Mapping[str, Any] | None,
 ) -> str:
-    """Uploads the export, or what refers to it, as a model of the run; returns the model's id."""
+    """Uploads the export, or what refers to it, as a model of the run; returns the model's id.
+
+    A model of these tags that a killed process has uploaded is found, one that it has begun to is
+    deleted.
+    """
     import mlflow.pyfunc
 
     experiment_id = client.get_run(run_id).info.experiment_id
+    conditions = [f"tags.`{tag}` = '{value}'" for tag, value in kind.items()]
+    condition = " and ".join([f"source_run_id = '{run_id}'", *conditions])
+    for begun in client.search_logged_models([experiment_id], condition):
+        if begun.status.value == _READY:
+            return str(begun.model_id)
+        client.delete_logged_model(begun.model_id)
     with tempfile.TemporaryDirectory(prefix=".registering-", dir=export_dir.parent) as folder:
         data = export_dir if referenced is None else Path(folder) / "data"
         if referenced is not None:
@@ -173,20 +182,24 @@ def _log_model(
                 pip_requirements=requirements(),
             )
         model = client.create_logged_model(
-            experiment_id, name=name, source_run_id=run_id, model_type="export"
+            experiment_id,
+            name=name,
+            source_run_id=run_id,
+            tags=kind,
+            model_type="export",
         )
         model_id = str(model.model_id)
         with _patience():
             client.log_model_artifacts(model_id, str(packed))
-    client.finalize_logged_model(model_id, "READY")
+    client.finalize_logged_model(model_id, _READY)
     return model_id
 
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Lets MLflow wait for a server that answers when it has stored a large file elsewhere."""
+    """Lets MLflow wait for a server that takes a large file elsewhere, or gets it from there."""
     before = os.environ.get(_TIMEOUT)
-    os.environ[_TIMEOUT] = _UPLOAD_SECONDS
+    os.environ[_TIMEOUT] = _TRANSFER_SECONDS
     try:
         yield
     finally:
@@ -211,7 +224,8 @@ def _signature(export_dir: Path) -> "ModelSignature":
 def _write_reference(export_dir: Path, folder: Path, *, sha256: str) -> None:
     folder.mkdir()
     for name in SMALL_FILES:
-        shutil.copyfile(export_dir / name, folder / name)
+        if name != DRIFT_FILE or (export_dir / name).exists():
+            shutil.copyfile(export_dir / name, folder / name)
     where = {"path": str(export_dir.absolute()), "sha256": sha256}
     (folder / REFERENCE_FILE).write_text(json.dumps(where, indent=1) + "\n")
 
@@ -233,16 +247,19 @@ def _version_of(client: "MlflowClient", name: str, export_id: str) -> "ModelVers
 
 
 def _with_alias(client: "MlflowClient", name: str, number: str, alias: str) -> Registered:
-    """Gives a version its alias, unless a newer one has that."""
-    holders = client.get_registered_model(name).aliases
-    own = [known for known in (CHAMPION, CHALLENGER) if str(holders.get(known)) == number]
-    if own and alias in ("", *own):
-        return Registered(name, number, alias or own[0])
-    wanted = alias or (CHALLENGER if CHAMPION in holders else CHAMPION)
-    if int(holders.get(wanted, 0)) < int(number):
-        client.set_registered_model_alias(name, wanted, number)
-        return Registered(name, number, wanted)
-    return Registered(name, number, "".join(own[:1]))
+    """Gives a version the alias that is asked for, or if none is, the one that it is to have."""
+    holders = {of: int(v) for of, v in client.get_registered_model(name).aliases.items()}
+    own = [known for known in (CHAMPION, CHALLENGER) if holders.get(known) == int(number)]
+    if not alias and own:
+        return Registered(name, number, own[0])
+    if not alias and CHAMPION in holders:
+        newest = max(holders[CHAMPION], holders.get(CHALLENGER, 0))
+        alias = CHALLENGER if int(number) > newest else ""
+    elif not alias:
+        alias = CHAMPION
+    if alias and alias not in own:
+        client.set_registered_model_alias(name, alias, number)
+    return Registered(name, number, alias)
 
 
 def _shortened(card: str) -> str:

@@ -63,7 +63,7 @@ def calibration_bins(
     it gives an effective number of rows, n / max(1, variance / (p (1 - p) / n)), and the interval
     is Wilson's (Journal of the American Statistical Association 22, 1927) of that number, which
     also holds where a bin has few positives or none. Of other targets it is mean +- z * standard
-    error, NaN for a bin of one group.
+    error. Of a bin of one group, which says nothing of others, it is NaN.
 
     Args:
         preds: [n], finite, n > 0.
@@ -84,18 +84,21 @@ def calibration_bins(
         of_rows = observed * (1 - observed) / counts
         # 0 / 0 where a bin has one class.
         effect = np.divide(variance, of_rows, out=np.ones(num_parts), where=of_rows > 0)
-        low, high = wilson_interval(observed, counts / np.fmax(effect, 1.0), z=z)
+        number = counts / np.fmax(effect, 1.0)
+        if groups is not None:
+            number[np.isnan(variance)] = math.nan
+        low, high = wilson_interval(observed, number, z=z)
     else:
         low, high = observed - z * np.sqrt(variance), observed + z * np.sqrt(variance)
     return CalibrationBins(counts, predicted, observed, low, high)
 
 
 def wilson_interval(share: Floats, number: Floats, *, z: float) -> tuple[Floats, Floats]:
-    """Returns Wilson's score interval of shares observed among ``number`` rows."""
+    """Returns Wilson's score interval of shares observed among ``number`` rows; NaN stays."""
     center = share + z * z / (2 * number)
     spread = z * np.sqrt(share * (1 - share) / number + (z / (2 * number)) ** 2)
     shrink = 1 + z * z / number
-    return np.fmax(0.0, (center - spread) / shrink), np.fmin(1.0, (center + spread) / shrink)
+    return np.maximum(0.0, (center - spread) / shrink), np.minimum(1.0, (center + spread) / shrink)
 
 
 def histograms(
@@ -127,7 +130,10 @@ def histograms(
 def _variance_of_means(
     residuals: Floats, part: Integers, groups: Integers | None, counts: Integers
 ) -> Floats:
-    """Returns [B] variances of the mean of each bin, whose residuals add up to 0."""
+    """Returns [B] variances of the mean of each bin, whose residuals add up to 0.
+
+    That of a bin of one group is NaN.
+    """
     num_parts = len(counts)
     if groups is None:
         groups = np.arange(len(part))

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ import pyarrow.parquet as pq
 
 from tzrec_core.data.publish import set_aside
 from tzrec_core.evaluation.statistics import Columns, bootstrap_key
-from tzrec_core.report import data_drift, result_sections, row_sections, run_sections
+from tzrec_core.exporting.directory import DRIFT_FILE
+from tzrec_core.report import data_drift, numbers_file, result_sections, row_sections, run_sections
 from tzrec_core.report.data_drift import ColumnDrift
 from tzrec_core.report.headline import Headline, tone
-from tzrec_core.report.inputs import DRIFT_FILE, Champion, Inputs, Results
+from tzrec_core.report.inputs import Inputs, Results
 from tzrec_core.report.page import (
     Page,
     Section,
@@ -63,7 +63,7 @@ def build(inputs: Inputs, folder: Path, *, mlflow_link: str = "") -> Page:
         new.mkdir()
         (new / HTML_FILE).write_text(to_html(page), encoding="utf-8")
         (new / SUMMARY_FILE).write_text(to_markdown(page), encoding="utf-8")
-        content = _numbers(inputs, differences, drifts)
+        content = numbers_file.content(inputs, differences, drifts)
         (new / METRICS_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         if tables is not None:
             pq.write_table(tables, new / PER_GROUP_FILE, compression="zstd")
@@ -127,6 +127,7 @@ def _page(inputs: Inputs, drifts: list[ColumnDrift], mlflow_link: str) -> tuple[
         link=mlflow_link,
         tiles=_tiles(inputs, main, differences, drifts),
         sections=sections,
+        numbers_file=METRICS_FILE,
     )
     return page, differences
 
@@ -181,6 +182,8 @@ def _differences(inputs: Inputs) -> tuple[Differences, list[str]]:
     """Returns the metrics' differences from the champion, and why there are none."""
     if inputs.champion is None:
         return Differences([]), ["There is no champion to compare with."]
+    if inputs.champion.why_not:
+        return Differences([]), [inputs.champion.why_not]
     return paired_differences(
         inputs.chosen.config,
         inputs.chosen.predictions,
@@ -240,41 +243,5 @@ def _both(column: ColumnDrift) -> tuple[Any, Any]:
     return column.of_eval, column.of_champion
 
 
-def _numbers(inputs: Inputs, differences: Differences, drifts: list[ColumnDrift]) -> dict[str, Any]:
-    """Returns all numbers as JSON values; those that are not finite become None."""
-    chosen = inputs.chosen
-    return {
-        "run": chosen.name,
-        "global_step": chosen.step,
-        "reason": chosen.reason,
-        "results": dict(chosen.results),
-        "best_possible": dict(inputs.best_possible),
-        "champion": _champion(inputs.champion),
-        "differences": {
-            name: {k: _finite(v) for k, v in vars(difference).items()}
-            for name, difference in differences.listed().items()
-        },
-        "drift": {
-            column.name: {
-                "eval": None if column.of_eval is None else _finite(column.of_eval.psi),
-                "champion": (
-                    None if column.of_champion is None else _finite(column.of_champion.psi)
-                ),
-            }
-            for column in drifts
-        },
-    }
-
-
-def _champion(champion: Champion | None) -> dict[str, Any] | None:
-    if champion is None:
-        return None
-    return {"name": champion.name, "metrics": champion.results["metrics"]}
-
-
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -52,6 +52,10 @@ def compare(runs: Sequence[Scored], folder: Path) -> str:
         )
         differences.append(found)
         notes += [f"{name}: {sentence}" for sentence in why]
+    listed = {name for task in task_views(runs[0].config) for name in task.metric_names}
+    for run, name in zip(runs[1:], names[1:], strict=True):
+        if others := [metric for metric in run.results["metrics"] if metric not in listed]:
+            notes.append(f"{name}: {names[0]} has no {', '.join(others)}.")
     for task in task_views(runs[0].config):
         sections.append(_task_section(task, runs, names, differences))
     if notes:

@@ -8,8 +8,7 @@ from typing import Any
 from tzrec_core.evaluation.gate import is_better_when_larger
 from tzrec_core.metrics.bootstrap import Difference
 from tzrec_core.report.page import MISSING, Cell, Table, between, number, share
-
-_UNINFORMED = 0.5
+from tzrec_core.report.reached import share_reached
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,6 @@ class Headline:
     difference: Difference | None = None
     best_possible: float | None = None
     key: str | None = None
-
-
-def share_reached(value: float | None, best_possible: float) -> float:
-    """Returns how far a metric has come from 0.5, which knowing nothing gives, to the best."""
-    if value is None or best_possible == _UNINFORMED:
-        return math.nan
-    return (value - _UNINFORMED) / (best_possible - _UNINFORMED)
 
 
 def table(headlines: Sequence[Headline], *, level: float, champion: str) -> Table:

@@ -16,6 +16,7 @@ from tzrec_core.data.prepare import STATS_FILE
 from tzrec_core.eval_result import EvalResult
 from tzrec_core.evaluation.predictions import Predictions, read_predictions
 from tzrec_core.evaluation.statistics import bootstrap_key
+from tzrec_core.exporting.directory import DRIFT_FILE
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.report import training_curves
 from tzrec_core.report.curves import Curve
@@ -25,7 +26,6 @@ from tzrec_core.selection import choose
 log = logging.getLogger(__name__)
 
 SAMPLE_ROWS = 100_000
-DRIFT_FILE = "drift_reference.json"
 Results = Mapping[str, Any]
 """As ``evaluation.results`` has them."""
 
@@ -60,12 +60,14 @@ class Champion:
         results: Its metrics, as ``evaluation.results`` has them.
         predictions: Its scored rows; None if they are gone.
         drift: The bins of its training data (``drift_reference.json``); None if unknown.
+        why_not: Why it has neither results nor rows; empty if it has.
     """
 
     name: str
     results: Results
     predictions: Predictions | None
     drift: Mapping[str, Any] | None = None
+    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,9 @@ def read_champion(run_dir: RunDir, *, step: int | None = None) -> Champion:
     Raises:
         ValueError: There is no evaluation, or none of ``step``.
     """
-    path = run_dir.report / DRIFT_FILE
-    drift = json.loads(path.read_text()) if path.exists() else None
     scored = read_scored(run_dir, step=step)
     name = f"{scored.name}, step {scored.step}"
+    drift = _drift(run_dir.report / DRIFT_FILE)
     return Champion(name, scored.results, scored.predictions, drift)
 
 
@@ -179,16 +180,20 @@ def read_scored(run_dir: RunDir, *, step: int | None = None) -> Scored:
 def read_results(run_dir: RunDir) -> dict[int, Results]:
     """Returns the results of all evaluated checkpoints by step, ascending.
 
+    Where there are checkpoints, only theirs count.
+
     Raises:
         ValueError: There are none.
     """
-    found = {}
-    for path in run_dir.evaluation.glob("step-*.json"):
-        if match := re.fullmatch(r"step-(\d+)\.json", path.name):
-            found[int(match[1])] = json.loads(path.read_text())
+    names = [path.name for path in run_dir.evaluation.glob("step-*.json")]
+    matches = [re.fullmatch(r"step-(\d+)\.json", name) for name in names]
+    steps = sorted(int(match[1]) for match in matches if match)
+    read = {step: run_dir.read_result(step) for step in steps}
+    found: dict[int, Results] = {step: result for step, result in read.items() if result}
     if not found:
-        raise ValueError(f"{run_dir.evaluation} has no results; run evaluate first")
-    return dict(sorted(found.items()))
+        of = " of the checkpoints that are there" if steps else ""
+        raise ValueError(f"{run_dir.evaluation} has no results{of}; run evaluate first")
+    return found
 
 
 def read_sample(folder: Path, *, max_rows: int = SAMPLE_ROWS) -> pa.Table:
@@ -217,40 +222,47 @@ def _predictions(folder: Path, config: EasyRecConfig) -> Predictions | None:
 
 def _gate(run_dir: RunDir, step: int) -> Mapping[str, Any] | None:
     """Returns what the gate has found, if it has judged this checkpoint."""
-    if not run_dir.gate.exists() or not run_dir.best.exists():
-        return None
-    if json.loads(run_dir.best.read_text())["global_step"] != step:
-        return None
-    found: dict[str, Any] = json.loads(run_dir.gate.read_text())
-    return found
+    gate = run_dir.read_gate()
+    return gate if gate is not None and gate["global_step"] == step else None
 
 
 def _of_gate(run_dir: RunDir, chosen: Scored, gate: Mapping[str, Any] | None) -> Champion | None:
-    """Returns the registry's champion as the gate has scored it on this run's rows."""
-    if gate is None or "comparisons" not in gate:
+    """Returns the registry's champion as the gate has scored it on this run's rows, if it has."""
+    if gate is None or "champion" not in gate:
         return None
     slices: dict[tuple[str, str], dict[str, Any]] = {}
     metrics: dict[str, Any] = {}
-    for found in gate["comparisons"]:
+    for found in gate.get("comparisons", []):
         of_part = metrics
         if found["slice"] is not None:
             of_part = slices.setdefault((found["column"], found["slice"]), {})
         of_part[found["metric"]] = {"value": found["champion"], "low": None, "high": None}
     parts = [{"column": c, "slice": s, "metrics": values} for (c, s), values in slices.items()]
-    version = gate["champion"]
+    version, why_not = gate["champion"], ""
+    if "comparisons" not in gate:
+        why_not = f"Metrics of the champion, version {version}, are missing for the gate's reason."
     folder = run_dir.evaluation / "predictions" / f"champion-{version}"
     return Champion(
         f"version {version} of the registered model",
         {"metrics": metrics, "slices": parts},
-        _predictions(folder, chosen.config),
+        _predictions(folder, chosen.config) if "comparisons" in gate else None,
+        _drift(run_dir.champion_drift),
+        why_not,
     )
+
+
+def _drift(path: Path) -> Mapping[str, Any] | None:
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def _chosen(
     run_dir: RunDir, config: EasyRecConfig, by_step: Mapping[int, Results]
 ) -> tuple[int, str]:
-    if run_dir.best.exists():
-        best = json.loads(run_dir.best.read_text())
+    best = run_dir.read_best()
+    if best is not None:
         return int(best["global_step"]), str(best["reason"])
     nan = float("nan")
     results = [

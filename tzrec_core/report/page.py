@@ -100,13 +100,23 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """All of it."""
+    """All of it.
+
+    Attributes:
+        title: What it is about.
+        subtitle: A sentence below.
+        link: To MLflow; may be empty.
+        tiles: Come first.
+        sections: Come below.
+        numbers_file: Has the rows that tables have no room for; empty: none has.
+    """
 
     title: str
     subtitle: str
     link: str
     tiles: Sequence[Tile]
     sections: Sequence[Section]
+    numbers_file: str = ""
 
 
 def to_html(page: Page) -> str:

@@ -11,6 +11,7 @@ class Differences:
     """The differences of a candidate's metrics from a baseline's, of all rows and of slices."""
 
     def __init__(self, comparisons: list[Comparison]) -> None:
+        self.comparisons = comparisons
         self._found = {(c.metric, c.column, c.slice): c.difference for c in comparisons}
 
     def of_all(self, metric: str) -> Difference | None:

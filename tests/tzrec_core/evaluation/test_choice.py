@@ -5,9 +5,10 @@ import pytest
 
 from tests.tzrec_core.evaluation.planted import Clicks, configured
 from tzrec_core.eval_result import EvalResult
-from tzrec_core.evaluation.choice import choose_by_evidence
+from tzrec_core.evaluation.choice import choose_by_evidence, is_near_tie
 from tzrec_core.evaluation.comparison import compare
 from tzrec_core.evaluation.predictions import Predictions
+from tzrec_core.metrics.bootstrap import Difference
 
 
 def results_of(config, scored):
@@ -68,6 +69,29 @@ def test_of_near_ties_the_earliest_is_chosen_and_a_worse_one_is_none():
     )
 
 
+def test_of_near_ties_the_best_one_may_be_the_earliest():
+    scored = near_ties()
+    config = configured()
+    best = max(results_of(config, scored), key=lambda r: r.metrics["grouped_auc"])
+    renumbered = {1: scored[best.step], 10: scored[10], 50: scored[20 if best.step != 20 else 30]}
+
+    chosen, reason = choose(config, renumbered)
+
+    assert chosen.step == 1
+    assert reason == (
+        "the largest grouped_auc of 3 checkpoints, and the earliest of 2 that do not differ at 95%"
+        " confidence"
+    )
+
+
+@pytest.mark.parametrize("larger_is_better", [True, False])
+def test_equal_values_are_a_near_tie_also_without_an_interval(larger_is_better):
+    nan = float("nan")
+
+    assert is_near_tie(Difference(0, nan, nan, nan), larger_is_better=larger_is_better)
+    assert not is_near_tie(Difference(0.1, nan, nan, nan), larger_is_better=larger_is_better)
+
+
 def test_of_near_ties_the_tie_break_metric_decides_if_asked_to():
     scored = near_ties()
     config = configured(
@@ -121,9 +145,13 @@ def test_too_few_groups_make_no_near_ties():
     clicks = Clicks(num_users=1, rows_per_user=500)
     scored = {10: clicks.scored(noise=9.0), 20: clicks.scored(noise=0.1)}
 
-    chosen, _ = choose(configured(), scored)
+    chosen, reason = choose(configured(), scored)
 
     assert chosen.step == 20
+    assert reason == (
+        "the largest grouped_auc of 2 checkpoints (1 of which without an interval of the"
+        " difference)"
+    )
 
 
 def test_a_single_checkpoint_and_the_latest_need_no_predictions():

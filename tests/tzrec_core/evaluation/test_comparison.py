@@ -1,6 +1,7 @@
 """Models are compared on the same rows, each metric and slice by itself."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -50,6 +51,27 @@ def other_rows(predictions, column):
     return Predictions(
         table.set_column(place, column, [table[column].take([*range(1, len(table)), 0])]), 1.0
     )
+
+
+def test_other_groups_are_refused_also_where_intervals_are_of_other_ones():
+    scored = Clicks(num_users=50).scored(noise=1.0)
+    ids = scored.table["user@id"]
+    both = Predictions(scored.table.append_column("country@id", ids), 1.0)
+    config = configured(eval_config__bootstrap_key="country")
+
+    assert compare(config, both, both)
+    with pytest.raises(ValueError, match="different rows: they differ in 'user@id'"):
+        compare(config, both, other_rows(both, "user@id"))
+
+
+def test_more_rows_of_the_same_users_make_no_interval_narrower():
+    clicks = Clicks(num_users=50)
+    once = [clicks.scored(noise=noise) for noise in (0.5, 3.0)]
+    often = [Predictions(pa.concat_tables([one.table] * 9), 1.0) for one in once]
+
+    for few, many in zip(*(compare(configured(), *both) for both in (once, often)), strict=True):
+        low, high = few.difference.low, few.difference.high
+        assert (many.difference.low, many.difference.high) == pytest.approx((low, high))
 
 
 @pytest.mark.parametrize("column", ["click", "user@id", "country@slice"])

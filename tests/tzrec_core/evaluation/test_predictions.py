@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tzrec_core.batch import NULL_ID
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.config import edit, loads
 from tzrec_core.evaluation.evaluator import evaluate_checkpoint
-from tzrec_core.evaluation.predictions import read_predictions
+from tzrec_core.evaluation.predictions import read_predictions, read_rows
 from tzrec_core.evaluation.results import describe
 from tzrec_core.metrics.bootstrap import interval
 from tzrec_core.metrics.group_statistics import auc_statistics
@@ -191,3 +192,20 @@ def test_an_evaluation_that_fails_leaves_no_predictions(kept, tmp_path):
 def test_a_folder_without_predictions_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="has no predictions; run evaluate first"):
         read_predictions(tmp_path, key=None)
+
+
+def test_of_too_many_rows_those_without_a_group_are_taken_as_often_as_others(tmp_path):
+    rows = np.random.default_rng(0).permutation(12_000)
+    has_group = rows % 2 == 0
+    users = pa.array(rows // 4, mask=~has_group)
+    table = pa.table({"@row": rows, "user@id": users, "click": rows})
+    pq.write_table(table[:5000], tmp_path / "part-0.parquet")
+    pq.write_table(table[5000:], tmp_path / "part-1.parquet")
+
+    predictions = read_predictions(tmp_path, key="user", max_rows=3000)
+
+    taken = predictions.tensor("click").numpy()
+    with_group = (taken % 2 == 0).sum()
+    assert with_group == pytest.approx(6000 / 4, rel=0.15)
+    assert len(taken) - with_group == pytest.approx(6000 / 4, rel=0.15)
+    assert read_rows(tmp_path).tolist() == list(range(12_000))

@@ -95,3 +95,45 @@ def test_large_integers_are_told_apart():
     slices = by_name(cut("c", chunked(values, pa.int64()), boundaries=[], max_parts=3))
 
     assert slices == {str(value): [row] for row, value in enumerate(values)}
+
+
+def test_ranges_of_timestamps_have_different_names():
+    hours = [1_762_530_000 + 3600 * hour for hour in range(40)]
+
+    slices = by_name(cut("c", chunked(hours, pa.int64()), boundaries=[], max_parts=4))
+
+    edges = [hours[10], hours[20], hours[30]]
+    assert list(slices) == [
+        f"< {edges[0]}", f"{edges[0]} to {edges[1]}", f"{edges[1]} to {edges[2]}", f">= {edges[2]}"
+    ]  # fmt: skip
+    assert [len(rows) for rows in slices.values()] == [10] * 4
+
+
+@given(
+    values=st.lists(
+        st.floats(0.999999, 1.0000001) | st.floats(allow_nan=False), min_size=1, max_size=40
+    ),
+    max_parts=st.integers(1, 8),
+)
+@settings(deadline=None)
+def test_names_of_ranges_differ(values, max_parts):
+    slices = cut("c", chunked(values, pa.float64()), boundaries=[], max_parts=max_parts)
+
+    assert len({part.name for part in slices}) == len(slices)
+
+
+def test_few_digits_suffice_for_edges_that_differ_early():
+    slices = cut(
+        "c", chunked([0.0, 0.5, 9.0], pa.float64()), boundaries=[1 / 3, 2 / 3], max_parts=9
+    )
+
+    assert [part.name for part in slices] == [
+        "< 0.333333", "0.333333 to 0.666667", ">= 0.666667"
+    ]  # fmt: skip
+
+
+@given(values=st.permutations([OTHERS, MISSING, f"'{MISSING}'", None, "a", "b", "b"]))
+def test_values_that_are_called_like_the_rest_are_told_from_it(values):
+    slices = cut("c", chunked(values, pa.string()), boundaries=[], max_parts=4)
+
+    assert len({part.name for part in slices}) == len(slices) == 5

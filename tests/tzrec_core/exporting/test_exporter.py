@@ -169,13 +169,14 @@ print(float(model(torch.tensor([[row["price"]]]), values, lengths, weights)["pro
     assert float(done.stdout) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_model_that_scores_otherwise_is_not_published(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", [0.1, float("nan")])
+def test_a_model_that_scores_otherwise_is_not_published(trained, tmp_path, monkeypatch, damage):
     _, text, path = trained
     save = exporter.save_scripted
 
     def damage_and_save(model, target):
         with torch.no_grad():
-            model.deep[0].table.weight[0] += 0.1
+            model.deep[0].table.weight[0] += damage
         save(model, target)
 
     # The damaged copy must not share its tables with the model that it is compared with.

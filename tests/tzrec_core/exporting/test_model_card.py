@@ -35,10 +35,18 @@ EVIDENCE = Evidence(
         },
         "slices": [
             {"column": "city", "slice": "a|b", "rows": 5, "metrics": {"auc": {"value": 0.6}}},
-            {"column": "city", "slice": "c", "rows": 4, "metrics": {}},
+            {
+                "column": "city",
+                "slice": "c",
+                "rows": 4000,
+                "metrics": {"auc": {"value": 0.7, "low": 0.65, "high": 0.75}},
+            },
         ],
     },
-    curve=[{"global_step": 100, "auc": 0.7}, {"global_step": 200, "auc": 0.75, "loss": 0.5}],
+    curve=[
+        {"global_step": 100, "auc": 0.7, "grouped_auc_row_coverage": 0.5},
+        {"global_step": 200, "auc": 0.75, "loss": 0.00001234},
+    ],
 )
 
 
@@ -63,12 +71,19 @@ def test_a_card_has_everything_that_is_known():
     assert lines_of(text, "Data")[2:] == ["| train rows | 900 |", "| fingerprint | f00 |"]
     assert lines_of(text, "Metrics") == [
         "| metric | value | 95% interval | groups used |",
-        "| --- | --- | --- | --- |",
-        "| auc | 0.75 | [0.7, 0.8] |  |",
-        "| grouped_auc | 0.5 |  | 0.9 |",
+        "| --- | --: | --: | --: |",
+        "| auc | 0.7500 | 0.7000 to 0.8000 |  |",
+        "| grouped_auc | 0.5000 |  | 90.0% |",
     ]
-    assert lines_of(text, "Slices")[2:] == ["| city | a\\|b | 5 | 0.6 |", "| city | c | 4 |  |"]
-    assert lines_of(text, "Training")[2:] == ["| 100 | 0.7 |  |", "| 200 | 0.75 | 0.5 |"]
+    assert lines_of(text, "Slices")[2:] == [
+        "| city | a\\|b | 5 | 0.6000 |", "| city | c | 4,000 | 0.7000 (0.6500 to 0.7500) |",
+    ]  # fmt: skip
+    assert lines_of(text, "Training") == [
+        "| step | auc | loss |",
+        "| --: | --: | --: |",
+        "| 100 | 0.7000 |  |",
+        "| 200 | 0.7500 | 1.234e-05 |",
+    ]
     assert "| 64 | 0.512 | 1.5 | 500 |" in lines_of(text, "Served model")
     assert "2.35 MB" in text
     assert "| city | user_city | ids | city_emb, 100 x 4 |" in lines_of(text, "Features")
@@ -92,9 +107,40 @@ def test_a_lower_precision_shows_what_it_costs():
 
     lines = lines_of(card(embedding_precision="INT8", accuracy=accuracy), "Served model")
 
-    assert "| auc | 0.75 | 0.7499 |" in lines
-    assert "| probs | 0.002 | 0.0001 |" in lines
+    assert "| auc | 0.7500 | 0.7499 |" in lines
+    assert "| probs | 0.0020 | 0.0001 |" in lines
     assert "INT8" in lines[0]
+
+
+def test_only_a_card_of_a_lower_precision_compares_with_the_full_one():
+    lower, full = card(embedding_precision="INT8", table_bytes=1010), card()
+
+    assert "embedding tables in INT8, 1.01 kB instead of 2 MB in FP32." in lower
+    assert "The metrics above are the checkpoint's, in FP32" in lower
+    assert "embedding tables in FP32, 2 MB." in full
+    assert "instead of" not in full
+    assert "The metrics above" not in full
+
+
+def test_only_hashed_features_are_said_to_share_embeddings():
+    listed = {**CITY, "name": "country", "ids": {"method": "vocabulary", "size": 3}}
+    features = {**FEATURES, "sparse": [CITY, listed]}
+    text = model_card(EVIDENCE, model="dlrm", record=RECORD, features=features, versions={})
+
+    assert "as they are hashed: city (100 buckets)." in text
+
+
+def test_numbers_are_short_whatever_their_size_and_sign():
+    values = {"a": -0.5, "b": -0.000123456, "c": 123456.789, "d": 0.0, "e": 1_234_567}
+
+    assert lines_of(card(Evidence(data=values)), "Data")[1:] == [
+        "| --- | --: |",
+        "| a | -0.5000 |",
+        "| b | -0.0001235 |",
+        "| c | 1.235e+05 |",
+        "| d | 0.0000 |",
+        "| e | 1,234,567 |",
+    ]
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_last_point():
@@ -105,5 +151,5 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_point():
 
         assert len(rows) <= 21
         assert rows[0].startswith("| 1 ")
-        assert rows[-1].startswith(f"| {number} ")
+        assert rows[-1].startswith(f"| {number:,} ")
         assert len(set(rows)) == len(rows)

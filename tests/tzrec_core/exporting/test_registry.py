@@ -16,8 +16,10 @@ from tests.tzrec_core.exporting.test_exporter import export, train
 from tests.tzrec_core.test_tracking import server
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.exporting import pyfunc_model
-from tzrec_core.exporting.registry import EXPORT_TAG, Registered, champion, model_name, register
+from tzrec_core.exporting.directory import resolve
+from tzrec_core.exporting.registry import EXPORT_TAG, Registered, champion, register
 from tzrec_core.exporting.scorer import Scorer
+from tzrec_core.mlflow_run import model_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -114,14 +116,26 @@ def test_the_first_version_is_champion_and_the_newest_other_one_challenger(
     }  # fmt: skip
 
 
-def test_a_newer_version_takes_an_alias_and_an_older_one_does_not(client, run_id, exported):
+def test_a_version_gets_the_alias_that_is_asked_for_also_from_a_newer_one(client, run_id, exported):
     names = {"name": "promoted", "alias": "champion"}
     put(client, run_id, exported, export_id="a", name="promoted")
     put(client, run_id, exported, export_id="b", name="promoted")
 
-    assert put(client, run_id, exported, export_id="b", **names).alias == "champion"
-    assert put(client, run_id, exported, export_id="a", **names).alias == ""
-    assert client.get_model_version_by_alias("promoted", "champion").version == 2
+    for export_id, number in (("b", 2), ("a", 1)):
+        assert put(client, run_id, exported, export_id=export_id, **names).alias == "champion"
+        held = client.get_model_version_by_alias("promoted", "champion")
+        assert int(held.version) == number
+
+
+def test_without_an_alias_a_version_older_than_the_champion_gets_none(client, run_id, exported):
+    for export_id in ("a", "b"):
+        put(client, run_id, exported, export_id=export_id, name="older")
+    put(client, run_id, exported, export_id="b", name="older", alias="champion")
+    client.delete_registered_model_alias("older", "challenger")
+
+    assert put(client, run_id, exported, export_id="a", name="older").alias == ""
+    held = client.get_registered_model("older").aliases
+    assert {alias: int(number) for alias, number in held.items()} == {"champion": 2}
 
 
 def test_a_registered_model_scores_raw_rows(client, run_id, exported):
@@ -171,6 +185,32 @@ print(tzrec_core.__file__)
     assert "torchrec" not in required
 
 
+@pytest.mark.parametrize("has_uploaded", [False, True])
+def test_a_registration_that_was_killed_is_finished_and_leaves_no_second_model(
+    client, run_id, exported, has_uploaded
+):
+    experiment, name = client.get_run(run_id).info.experiment_id, f"killed {has_uploaded}"
+    if has_uploaded:
+        put(client, run_id, exported, name=name)
+        client.delete_model_version(name, "1")
+    else:
+        client.create_logged_model(
+            experiment, name=name, source_run_id=run_id,
+            tags={EXPORT_TAG: "1", "export.stored": "copied"},
+        )  # fmt: skip
+    (left,) = client.search_logged_models([experiment])
+
+    number = put(client, run_id, exported, name=name).version
+
+    (model,) = client.search_logged_models([experiment])
+    assert (model.model_id == left.model_id) is has_uploaded
+    assert model.status.value == "READY"
+    assert client.get_model_version(name, number).source == f"models:/{model.model_id}"
+    assert mlflow.pyfunc.load_model(f"models:/{model.model_id}")
+    put(client, run_id, exported, name=f"{name} by reference", limit=1)
+    assert len(client.search_logged_models([experiment])) == 2  # a copy is no reference
+
+
 @pytest.mark.parametrize(("name", "limit"), [("copied", 2**30), ("referred to", 1)])
 def test_the_export_of_the_champion_can_be_had_again(
     client, run_id, exported, tmp_path, name, limit
@@ -179,8 +219,9 @@ def test_the_export_of_the_champion_can_be_had_again(
     assert champion(client, name, tmp_path / "copy") is None
     put(client, run_id, exported, name=name, limit=limit)
 
-    version, folder = champion(client, name, tmp_path / "copy")
+    version, files = champion(client, name, tmp_path / "copy")
 
+    folder = resolve(files)
     assert version == "1"
     assert (folder == exported / "export") is (limit == 1)
     model = (exported / "export" / "scripted_model.pt").read_bytes()

@@ -137,9 +137,7 @@ def write_evaluation(place, config, tables, *, losses=None):
         half = len(table) // 2
         pq.write_table(table.slice(half), folder / "part-00000.parquet")
         pq.write_table(table.slice(0, half), folder / "part-00001.parquet")
-        write_json(
-            place.evaluation / f"step-{step}.json", found(config, table, step=step, losses=losses)
-        )
+        write_json(place.result(step), found(config, table, step=step, losses=losses))
 
 
 def write_run(

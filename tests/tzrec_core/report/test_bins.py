@@ -102,6 +102,17 @@ def test_one_class_still_has_intervals(label):
     )
 
 
+@pytest.mark.parametrize("target", [np.arange(30) % 2, np.zeros(30), np.ones(30), np.arange(30)])
+def test_a_bin_of_one_group_has_no_interval(target):
+    preds, groups = np.repeat([0.1, 0.9], [14, 16]), np.repeat([0, 1], [14, 16])
+    groups[20:] = np.arange(10) + 2  # the second bin has several groups
+    found = calibration_bins(preds, target, groups, num_bins=2)
+
+    assert np.isnan([found.low[0], found.high[0]]).all()
+    assert np.isfinite([found.low[1], found.high[1]]).all()
+    assert np.isfinite(calibration_bins(preds, target, None, num_bins=2).low).all()
+
+
 def test_histograms_hold_every_row_of_each_kind():
     rng = np.random.default_rng(0)
     scores = np.append(rng.normal(size=1000), [1e6, -1e6])

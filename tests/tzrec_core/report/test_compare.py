@@ -10,7 +10,7 @@ from tzrec_core.metrics.bootstrap import paired_difference
 from tzrec_core.report.__main__ import main
 from tzrec_core.report.compare import compare
 from tzrec_core.report.inputs import read_scored
-from tzrec_core.report.page import number
+from tzrec_core.report.page import Cell, Page, Section, Table, number, to_html
 from tzrec_core.report.pairing import paired_differences
 from tzrec_core.task_metrics import judged_metrics
 
@@ -61,6 +61,29 @@ def test_other_rows_are_said_to_be_others_and_shown_without_a_test(two, tmp_path
     value = read_scored(other).results["metrics"]["auc"]["value"]
     assert f"{value:.4f}" in text
     assert "+0." not in text
+
+
+def test_metrics_that_only_a_later_run_has_are_named(two, tmp_path):
+    config = runs.binary_config(metrics="metrics { auc { thresholds: 0 } }")
+    other = runs.write_run(tmp_path / "few", config=config, noises=(1,), eval_rows=900, data=False)
+    text = compare([read_scored(place) for place in (other, two[0])], tmp_path)
+    equal = compare([read_scored(place) for place in two], tmp_path)
+
+    lost = "grouped_auc, xauc, normalized_entropy, calibration"
+    assert f"first: few has no {lost}." in text
+    assert "has no" not in equal
+
+
+def test_many_rows_are_in_metrics_json_only_beside_a_report():
+    rows = [[Cell(str(number)), Cell("1")] for number in range(200)]
+    section = Section("Many", [Table(["name", "value"], rows)])
+    texts = [
+        to_html(Page("page", "", link="", tiles=(), sections=[section], numbers_file=file))
+        for file in ("", "metrics.json")
+    ]
+
+    assert "50 further rows are left out." in texts[0]
+    assert "50 further rows are in metrics.json." in texts[1]
 
 
 def test_runs_of_one_name_are_told_apart(two, tmp_path):

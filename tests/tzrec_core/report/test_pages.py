@@ -1,7 +1,5 @@
 """Opens reports in headless Chromium; ``make test-pages`` installs it, and then none is skipped."""
 
-import shutil
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,7 +12,6 @@ from tzrec_core.report.inputs import gather, read_champion, read_scored
 
 pytestmark = pytest.mark.pages
 
-BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 WIDTHS = (375, 1280)
 
 OVERLAPS = """
@@ -45,24 +42,6 @@ CUT_OFF = """
 
 
 @pytest.fixture(scope="module")
-def browser(request):
-    asked_for = request.config.option.markexpr == "pages"
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        path = None
-    if path is None:
-        reason = "NOT TESTED IN A BROWSER: there is none; make test-pages installs it"
-        pytest.fail(reason) if asked_for else pytest.skip(reason)
-    with sync_playwright() as playwright:
-        # As root there is no sandbox; the pages are our own.
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """The pages by name."""
     folder = tmp_path_factory.mktemp("pages")
@@ -90,7 +69,15 @@ def pages(tmp_path_factory):
         folder / "value", config=runs.value_config(), noises=(1,), eval_rows=500, data=False
     )
     build(gather(run), run.report)
-    return found | {"value": run.report / "index.html"}
+    found["value"] = run.report / "index.html"
+    config = runs.binary_config()
+    del config.eval_config.slices[:]  # their intervals would take the test's time
+    run = runs.write_run(
+        folder / "million", config=config, noises=(1,), eval_rows=10**6, num_users=10**5,
+        data=False,
+    )  # fmt: skip
+    build(gather(run), run.report)
+    return found | {"a million rows": run.report / "index.html"}
 
 
 def replaced(table, name, values):
@@ -126,6 +113,7 @@ CONTENT = {
     "no usable group": ["No user_id has a value of grouped_auc"],
     "one class": ["All rows are negative"],
     "value": ["Predictions and targets", "has no two classes"],
+    "a million rows": ["1,000,000", "Calibration"],
 }
 
 

@@ -13,7 +13,7 @@ from tests.tzrec_core.report import runs
 from tzrec_core.config import loads
 from tzrec_core.report.build import build
 from tzrec_core.report.inputs import gather, read_champion
-from tzrec_core.run_dir import RunDir, write_json
+from tzrec_core.run_dir import RunDir, identify, write_json
 
 MAX_BYTES = 500_000
 LIMITS = {"auc": 0.86, "grouped_auc": 0.85, "xauc": None}
@@ -137,6 +137,30 @@ def test_metrics_json_has_results_differences_and_drift(reported):
     assert all(column["champion"] < 0.1 for column in found["drift"].values())
 
 
+def test_metrics_json_has_what_tables_may_have_no_room_for(reported):
+    place, champion = reported
+    found = json.loads((place.report / "metrics.json").read_text())
+    result = {step: json.loads(place.result(step).read_text()) for step in (100, 200, 300, 400)}
+    slices = {(part["column"], part["slice"]): part["metrics"] for part in result[300]["slices"]}
+    old = json.loads(champion.result(100).read_text())["slices"]
+    of_champion = {(part["column"], part["slice"]): part["metrics"] for part in old}
+    stats = json.loads((place.prepared_data() / "_stats.json").read_text())
+
+    assert found["checkpoints"] == {str(step): result[step] for step in result}
+    assert found["champion"]["slices"] == old
+    assert found["columns"] == stats
+    differences = {
+        (part["column"], part["slice"]): part["value"]
+        for part in found["slice_differences"]
+        if part["metric"] == "auc"
+    }
+    assert len(slices) > 4
+    for part in slices.keys() & of_champion.keys():
+        change = slices[part]["auc"]["value"] - of_champion[part]["auc"]["value"]
+        assert differences[part] == pytest.approx(change)
+    assert differences.keys() == slices.keys()
+
+
 def test_per_group_has_the_value_of_each_group(reported):
     place, _ = reported
     table = pq.read_table(place.report / "per_group.parquet").to_pandas()
@@ -174,6 +198,47 @@ def test_drift_from_a_champion_with_other_data(reported, tmp_path):
     assert found["item"]["champion"] < 0.1
 
 
+def add_checkpoint(place, step):
+    """Adds the checkpoint that a result is of."""
+    place.checkpoint(step).mkdir(parents=True)
+    (place.checkpoint(step) / "weights").write_text("first")
+    content = json.loads(place.result(step).read_text())
+    write_json(place.result(step), {**content, "checkpoint": identify(place.checkpoint(step))})
+
+
+def test_results_of_checkpoints_that_are_gone_are_not_listed_unless_all_are(tmp_path):
+    place = runs.write_run(tmp_path / "run", noises=(1, 1, 1, 1), eval_rows=200, data=False)
+    assert list(gather(place).by_step) == [100, 200, 300, 400]
+
+    for step in (100, 400):
+        add_checkpoint(place, step)
+
+    assert list(gather(place).by_step) == [100, 400]
+    assert "nothing is chosen yet" in gather(place).chosen.reason  # 300 was
+
+
+def test_a_result_of_a_checkpoint_that_was_trained_anew_is_not_reported(tmp_path):
+    place = runs.write_run(tmp_path / "run", noises=(1, 1, 1), eval_rows=200, data=False)
+    for step in (100, 200, 300):
+        add_checkpoint(place, step)
+    chosen = {"global_step": 200, "identity": identify(place.checkpoint(200))}
+    write_json(place.best, {**chosen, "reason": "the largest"})
+    write_json(place.gate, {**chosen, "verdict": "pass", "reasons": ["it is as good"]})
+    before = gather(place)
+    (place.checkpoint(200) / "weights").write_text("of another training")
+    after = gather(place)
+
+    assert (before.chosen.step, before.chosen.reason) == (200, "the largest")
+    assert before.gate["verdict"] == "pass"
+    assert list(after.by_step) == [100, 300]
+    assert after.chosen.step != 200
+    assert after.gate is None
+    for step in (100, 300):
+        (place.checkpoint(step) / "weights").write_text("of another training")
+    with pytest.raises(ValueError, match="no results of the checkpoints that are there"):
+        gather(place)
+
+
 def test_a_report_replaces_an_older_one_and_leaves_nothing_else(reported):
     place, _ = reported
     before = {path.name for path in place.path.iterdir()}
@@ -207,7 +272,7 @@ def test_the_gates_champion_and_reasons_are_shown(tmp_path):
     pq.write_table(runs.predictions(rows, utility, noise=2.0), folder / "part-00000.parquet")
     compared = {"metric": "auc", "column": None, "slice": None, "champion": 0.6123}
     gate = {"verdict": "block", "reasons": ["auc: it may lose 0"], "champion": "3"}
-    write_json(place.gate, {**gate, "comparisons": [compared]})
+    write_json(place.gate, {"global_step": 100, **gate, "comparisons": [compared]})
     build(gather(place), place.report)
     text = text_of(place)
 
@@ -216,6 +281,19 @@ def test_the_gates_champion_and_reasons_are_shown(tmp_path):
     assert "0.6123" in text
     assert "The champion is version 3 of the registered model." in text
     assert "against the champion" in text
+
+
+def test_a_gate_that_failed_leaves_the_champions_metrics_out_and_says_why(tmp_path):
+    place = runs.write_run(tmp_path / "run", noises=(0.5,), eval_rows=300, data=False)
+    gate = {"verdict": "block", "reasons": ["the champion, version 3, cannot be compared: gone"]}
+    write_json(place.gate, {"global_step": 100, **gate, "champion": "3"})
+    build(gather(place), place.report)
+    text = text_of(place)
+
+    assert "The champion, version 3, cannot be compared: gone." in text
+    assert "Metrics of the champion, version 3, are missing for the gate" in text
+    assert "not on disk" not in text
+    assert "The champion is" not in text
 
 
 def test_a_champion_of_other_rows_stands_beside_without_a_test(tmp_path):
