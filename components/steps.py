@@ -10,7 +10,7 @@ from typing import Any
 
 from tzrec_core import command_line
 
-STEPS = ("prepare_data", "train", "evaluate", "select_best", "export")
+STEPS = ("prepare_data", "train", "launch_train", "evaluate", "select_best", "export")
 
 Step = Callable[..., Mapping[str, Any]]
 """Takes plain values by keyword; returns what it has to say for each output of its component.
@@ -41,6 +41,10 @@ def load(step: str) -> Step:
             from components.train.step import train
 
             return train
+        case "launch_train":
+            from components.launch_train.step import launch_train
+
+            return launch_train
         case "evaluate":
             from components.evaluate.step import evaluate
 

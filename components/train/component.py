@@ -11,6 +11,7 @@ def train(
     num_processes: int,
     dataset: dsl.Input[dsl.Dataset],
     checkpoints: dsl.Output[dsl.Model],
+    checkpoint_step: dsl.OutputPath(int),  # type: ignore[valid-type]
 ) -> dsl.ContainerSpec:
-    """Trains the model; goes on from the newest checkpoint in run_dir."""
+    """Trains the model on one machine; goes on from the newest checkpoint in run_dir."""
     return run_step("train")

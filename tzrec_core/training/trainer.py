@@ -8,13 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from tzrec_core.assembly import SEED
 from tzrec_core.batch import Batch
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.checkpoints.writer import CheckpointWriter
 from tzrec_core.data.collate import empty_batch
 from tzrec_core.distributed.agreement import agree, seed_step
-from tzrec_core.distributed.ranks import on_rank_0, process_group
+from tzrec_core.distributed.launch import launch_name
+from tzrec_core.distributed.ranks import Ranks, on_rank_0, process_group
 from tzrec_core.distributed.stop_signal import StopRequest, stop_requests
 from tzrec_core.distributed.train_pipeline import TrainPipeline, train_pipeline
 from tzrec_core.optim.accumulation import accumulated
@@ -22,6 +25,7 @@ from tzrec_core.optim.precision import tf32
 from tzrec_core.protos.pipeline_pb2 import EasyRecConfig
 from tzrec_core.task_model import StepOutput
 from tzrec_core.tasks import checked, loss_weights
+from tzrec_core.training.finished import Finished, mark, unmark
 from tzrec_core.training.lock import locked
 from tzrec_core.training.loggers import Loggers, open_loggers
 from tzrec_core.training.milestones import (
@@ -65,7 +69,8 @@ def train_and_evaluate(
     """Trains the model of ``config``; checkpoints and evaluates it as it goes.
 
     Runs on every rank that torchrun starts, or alone. ``config.model_dir`` gets the effective
-    config, checkpoints, event files and ``train_eval_result.txt``.
+    config, checkpoints, event files and ``train_eval_result.txt``, and from the end of the training
+    to the beginning of the next one ``training_finished.json``.
 
     Args:
         config: A config that ``config.check`` has accepted.
@@ -99,6 +104,7 @@ def train_and_evaluate(
                 if ranks.rank == 0:
                     why = "" if ending is None else f", as {ending}"
                     log.info("%s is complete%s; there is nothing left to train", newest, why)
+                _mark_finished(config, ranks, progress)
                 return
         # Whatever is wrong with the config, the data or the checkpoint comes to light in here,
         # before anything is written.
@@ -112,6 +118,7 @@ def train_and_evaluate(
                     "The training data or batch_size is not the checkpoint's: epoch %d starts over",
                     progress.epoch,
                 )
+        on_rank_0(ranks, lambda: unmark(Path(config.model_dir)))
         on_rank_0(ranks, lambda: describe_training(config))
         if newest is None:
             on_rank_0(ranks, lambda: set_old_results_aside(Path(config.model_dir)))
@@ -124,6 +131,14 @@ def train_and_evaluate(
             )
         )
         _train(session, loggers, writer, progress, stop, saved=saved)
+        _mark_finished(config, ranks, progress)
+
+
+def _mark_finished(config: EasyRecConfig, ranks: Ranks, progress: Progress) -> None:
+    """Says that all ranks are done; none of them ends before that is written."""
+    dist.barrier(ranks.control)
+    finished = Finished(progress.step, ranks.world_size, launch_name())
+    on_rank_0(ranks, lambda: mark(Path(config.model_dir), finished))
 
 
 def _train(
