@@ -8,7 +8,7 @@ EXECUTOR_MARKER = "kfp.dsl.executor_main"
 """kfp.local's subprocess runner takes only commands in which these words occur."""
 
 
-def run_step(step: str) -> dsl.ContainerSpec:
+def run_step(step: str, *, image: str = RUNTIME_IMAGE) -> dsl.ContainerSpec:
     """Returns a container that calls ``components.<step>.step`` through the shared entry point.
 
     The interface of a step is the signature of its component; its values arrive as one JSON
@@ -16,7 +16,7 @@ def run_step(step: str) -> dsl.ContainerSpec:
     that a signal reaches the step.
     """
     return dsl.ContainerSpec(
-        image=RUNTIME_IMAGE,
+        image=image,
         command=["python3", "-u", "-m", "components.kfp_entry"],
         args=[step, EXECUTOR_MARKER, "{{$}}"],
     )

@@ -66,9 +66,21 @@ def write_outputs(outputs: Mapping[str, Any], result: Mapping[str, Any]) -> None
 
 
 def _typed(step: steps.Step, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values as the step's types; JSON from KFP may have 2.0 for the integer 2."""
+    """Returns the step's parameters in its types; JSON from KFP may have 2.0 for the integer 2.
+
+    Other values are not the step's: KFP adds those of a task's Kubernetes settings to its inputs.
+    """
     types = {name: p.annotation for name, p in inspect.signature(step).parameters.items()}
-    return {name: types[name](value) for name, value in values.items()}
+    return {
+        name: _whole(value) if types[name] is list else types[name](value)
+        for name, value in values.items()
+        if name in types
+    }
+
+
+def _whole(values: list[Any]) -> list[Any]:
+    """Returns a list with integers for its whole numbers."""
+    return [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
 
 
 def _path(artifact: Mapping[str, Any]) -> str:

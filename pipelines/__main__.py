@@ -1,8 +1,10 @@
-"""Compiles the training pipeline, runs it on this machine, or shows it on made-up click logs."""
+"""Compiles the training pipeline, runs it here or on a cluster, or on made-up click logs."""
 
+import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +15,8 @@ from tzrec_core import command_line
 from tzrec_core.run_dir import RunDir, new_run_id
 
 DEMO_CONFIG = Path(__file__).parent / "configs" / "demo.config"
+RUNNERS = ("subprocess", "docker")
+"""What steps run in: processes of this environment, or containers of their images."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,9 +33,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         "run", help="run the pipeline on this machine", allow_abbrev=False
     )
     command.add_argument(
-        "--runner", choices=["subprocess"], default="subprocess", help="what a step runs in"
+        "--runner", choices=RUNNERS, default=RUNNERS[0], help="what a step runs in"
     )
+    command.add_argument(
+        "--mount", type=Path, action="append", default=[], metavar="PATH",
+        help="with docker: what steps may read beside the files and folders that parameters name",
+    )  # fmt: skip
     command.add_argument("--yaml", type=Path, help="a compiled pipeline; default: compile it now")
+    command.add_argument("parameters", nargs="*", metavar="name=value")
+
+    command = commands.add_parser(
+        "submit", help="run the pipeline on a KFP server", allow_abbrev=False,
+        description="KFP_TOKEN and KFP_COOKIE in the environment are credentials.",
+    )  # fmt: skip
+    command.add_argument("--host", required=True, help="of KFP: http://127.0.0.1:8080")
+    command.add_argument("--experiment", default="tzrec", help="of KFP; default: %(default)s")
+    command.add_argument("--namespace", default="", help="of a server for several users")
+    command.add_argument("--service_account", default="", help="what the steps run as")
+    command.add_argument("--run_name", default="", help="default: the pipeline's and the time")
+    command.add_argument("--yaml", type=Path, help="a compiled pipeline; default: compile it now")
+    command.add_argument("--wait", action="store_true", help="for the end; fail if the run fails")
     command.add_argument("parameters", nargs="*", metavar="name=value")
 
     command = commands.add_parser(
@@ -39,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     command.add_argument("--rows", type=int, default=300_000, help="of training data")
     command.add_argument("--output", type=Path, default=Path("build/demo"))
+    command.add_argument(
+        "--runner", choices=RUNNERS, default=RUNNERS[0], help="what a step runs in"
+    )
     command.add_argument(
         "--min_share", type=float, help="fail if auc reaches less of the best possible, 0 to 1"
     )
@@ -49,11 +73,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             compile_pipeline(arguments.output)
             print(f"wrote {arguments.output}")
         case "run":
-            run_dir = run(arguments.yaml, _values(arguments.parameters))
+            run_dir = run(
+                arguments.yaml,
+                _values(arguments.parameters),
+                runner=arguments.runner,
+                mounts=arguments.mount,
+            )
             print(summary.metrics_table(run_dir, best_possible={}))
             print(summary.places(run_dir, tracking_uri()))
+        case "submit":
+            submit_run(arguments)
         case "demo":
-            demo(arguments.output, rows=arguments.rows, min_share=arguments.min_share)
+            demo(
+                arguments.output,
+                rows=arguments.rows,
+                min_share=arguments.min_share,
+                runner=arguments.runner,
+            )
 
 
 def compile_pipeline(output: Path) -> None:
@@ -66,26 +102,62 @@ def compile_pipeline(output: Path) -> None:
     compiler.Compiler().compile(training, str(output))
 
 
-def run(yaml: Path | None, values: Mapping[str, str]) -> RunDir:
-    """Runs a compiled pipeline, the training pipeline if there is none, in subprocesses."""
-    from pipelines import local
+@contextmanager
+def compiled(yaml: Path | None) -> Iterator[Path]:
+    """Gives a compiled pipeline: the one that is given, else the training pipeline."""
+    if yaml is not None:
+        yield yaml
+        return
+    with TemporaryDirectory() as folder:
+        compile_pipeline(Path(folder) / "pipeline.yaml")
+        yield Path(folder) / "pipeline.yaml"
+
+
+def run(
+    yaml: Path | None,
+    values: Mapping[str, str],
+    *,
+    runner: str = RUNNERS[0],
+    mounts: Sequence[Path] = (),
+) -> RunDir:
+    """Runs a compiled pipeline, the training pipeline if there is none, on this machine."""
+    from pipelines.local import runner as local
 
     env = {"MLFLOW_TRACKING_URI": tracking_uri()}
-    if yaml is not None:
-        return local.run(yaml, values, env=env)
-    with TemporaryDirectory() as folder:
-        compiled = Path(folder) / "pipeline.yaml"
-        compile_pipeline(compiled)
-        return local.run(compiled, values, env=env)
+    with compiled(yaml) as path:
+        return local.run(path, values, env=env, runner=runner, mounts=mounts)
 
 
-def demo(output: Path, *, rows: int, min_share: float | None) -> None:
+def submit_run(arguments: argparse.Namespace) -> None:
+    """Runs a compiled pipeline on a KFP server; credentials come from the environment."""
+    from pipelines import submit
+    from pipelines.kfp_server import KfpServer
+
+    token, cookie = os.environ.get("KFP_TOKEN", ""), os.environ.get("KFP_COOKIE", "")
+    server = KfpServer(arguments.host, token=token, cookie=cookie)
+    with compiled(arguments.yaml) as path:
+        run_id = submit.submit(
+            server,
+            path,
+            _values(arguments.parameters),
+            experiment=arguments.experiment,
+            namespace=arguments.namespace,
+            service_account=arguments.service_account,
+            run_name=arguments.run_name,
+        )
+    print(f"run {run_id}: {server.page(run_id)}", flush=True)
+    if arguments.wait:
+        submit.wait(server, run_id)
+
+
+def demo(output: Path, *, rows: int, min_share: float | None, runner: str = RUNNERS[0]) -> None:
     """Makes click logs, trains on them, and compares the model with the best there can be.
 
     Args:
         output: The folder for the rows and the run.
         rows: Of training data.
         min_share: What share of the best possible AUC must be reached, from 0 to 1; None: any.
+        runner: What a step runs in.
 
     Raises:
         ValueError: ``min_share`` is not from 0 to 1.
@@ -112,7 +184,7 @@ def demo(output: Path, *, rows: int, min_share: float | None) -> None:
         "run_dir": str(output / new_run_id()),
         "experiment": "demo",
     }
-    run_dir = run(yaml, values)
+    run_dir = run(yaml, values, runner=runner)
     # The steps do not know that the rows are made up.
     report = [sys.executable, "-m", "tzrec_core.report"]
     report += [f"--run_dir={run_dir.path}", f"--best_possible={best_possible}"]

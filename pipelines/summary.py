@@ -1,19 +1,18 @@
 """What a finished run prints: its metrics, and where everything is."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from components.steps import StepFailedError
+from tzrec_core import mlflow_run
+from tzrec_core.report.reached import share_reached
 from tzrec_core.run_dir import RunDir
 
-_UNINFORMED = 0.5
-"""What a model that knows nothing reaches, of the metrics whose best possible value is known."""
 
-
-def metrics_table(run_dir: RunDir, *, best_possible: Mapping[str, float]) -> str:
+def metrics_table(run_dir: RunDir, *, best_possible: Mapping[str, float | None]) -> str:
     """Returns the metrics of the chosen checkpoint, best possible values beside those known."""
     best = read_json(run_dir.best)
     rows: list[tuple[str, ...]] = [
@@ -21,21 +20,16 @@ def metrics_table(run_dir: RunDir, *, best_possible: Mapping[str, float]) -> str
     ]
     for name, value in best["metrics"].items():
         row: tuple[str, ...] = (name, f"{value:.4f}")
-        if name in best_possible:
-            limit = best_possible[name]
-            row = (*row, f"{limit:.4f}", f"{share_reached(value, limit):.1%}")
+        limit = best_possible.get(name)
+        if limit is not None:
+            row = (*row, f"{limit:.4f}", _per_cent(share_reached(value, limit)))
         rows.append(row)
     title = f"{best['checkpoint']}, {best['reason']}:"
     return "\n".join(["", title, *_aligned(rows)])
 
 
-def share_reached(value: float, limit: float) -> float:
-    """Returns how far a metric has come from knowing nothing to its best possible value."""
-    return (value - _UNINFORMED) / (limit - _UNINFORMED)
-
-
 def require_share(
-    metrics: Mapping[str, float], best_possible: Mapping[str, float], *, min_share: float
+    metrics: Mapping[str, float], best_possible: Mapping[str, float | None], *, min_share: float
 ) -> None:
     """Checks the AUC of the chosen checkpoint.
 
@@ -44,11 +38,14 @@ def require_share(
     """
     if "auc" not in metrics:
         raise StepFailedError("the chosen checkpoint has no auc")
-    share = share_reached(metrics["auc"], best_possible["auc"])
+    limit = best_possible.get("auc")
+    share = share_reached(metrics["auc"], limit)
+    if limit is None or math.isnan(share):
+        raise StepFailedError(f"--min_share has no meaning: the best possible auc is {limit}")
     if not share >= min_share:
         raise StepFailedError(
             f"auc {metrics['auc']:.4f} is {share:.1%} of the way to the best possible "
-            f"{best_possible['auc']:.4f}, --min_share asks for {min_share:.1%}"
+            f"{limit:.4f}, --min_share asks for {min_share:.1%}"
         )
 
 
@@ -66,8 +63,9 @@ def places(run_dir: RunDir, tracking_uri: str) -> str:
         ("config", _shown(run_dir.config)),
     ]
     info = run_dir.read_info()
-    if info.mlflow_page and urlsplit(tracking_uri).scheme in ("http", "https"):
-        rows.append(("MLflow", f"{tracking_uri.rstrip('/')}/{info.mlflow_page}"))
+    server = mlflow_run.web_address(tracking_uri)
+    if info.mlflow_page and server:
+        rows.append(("MLflow", f"{server}/{info.mlflow_page}"))
     elif info.mlflow_page:
         page = f"http://127.0.0.1:5000/{info.mlflow_page}"
         rows.append(("MLflow", f"make mlflow-ui, then {page}"))
@@ -78,6 +76,10 @@ def places(run_dir: RunDir, tracking_uri: str) -> str:
 def read_json(path: Path) -> Any:
     """Returns the content of a JSON file."""
     return json.loads(path.read_text())
+
+
+def _per_cent(share: float) -> str:
+    return "" if math.isnan(share) else f"{share:.1%}"
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

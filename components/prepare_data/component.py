@@ -17,6 +17,7 @@ def prepare_data(
     seed: int,
     experiment: str,
     pipeline_run_id: str,
+    resolved_run_dir: dsl.OutputPath(str),  # type: ignore[valid-type]
     dataset: dsl.Output[dsl.Dataset],
     statistics: dsl.Output[dsl.Metrics],
 ) -> dsl.ContainerSpec:

@@ -2,11 +2,14 @@
 
 import dataclasses
 import logging
+import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypedDict
 
 from components import experiments, lineage
+from components.volume import RUNS_VARIABLE
 from tzrec_core import config as configs
 from tzrec_core import mlflow_run
 from tzrec_core.assembly import check_model
@@ -20,6 +23,7 @@ log = logging.getLogger(__name__)
 class Outputs(TypedDict):
     """What KFP gets."""
 
+    resolved_run_dir: str
     dataset: dict[str, Any]
     statistics: dict[str, float]
 
@@ -44,7 +48,8 @@ def prepare_data(
 
     Args:
         pipeline_config: A config file.
-        run_dir: The folder that all steps share; gets ``pipeline.config`` and ``data``.
+        run_dir: The folder that all steps share; gets ``pipeline.config`` and ``data``. Empty: one
+            named after the pipeline run in the folder that TZREC_RUNS names, as on a cluster.
         train_input_path: Raw training rows; empty: the config's.
         eval_input_path: Raw evaluation rows; empty: the config's, or a part of the training rows.
         eval_fraction: The part of the training rows to evaluate on, if there are no others.
@@ -59,6 +64,9 @@ def prepare_data(
         ValueError: A mistake in the config, the rows or a parameter, or ``run_dir`` holds
             checkpoints that were trained with another config or on other rows.
     """
+    if not run_dir:
+        pipeline_run_id = pipeline_run_id or new_run_id()
+        run_dir = _new_run_dir(pipeline_run_id)
     place = RunDir(run_dir)
     config = _effective_config(
         pipeline_config,
@@ -107,7 +115,13 @@ def prepare_data(
         run.log_artifact(place.config, "config")
         run.log_artifact(data.path / STATS_FILE, "data")
     dataset = {"path": str(data.path), "fingerprint": data.fingerprint, **statistics}
-    return {"dataset": dataset, "statistics": statistics}
+    return {"resolved_run_dir": str(place.path), "dataset": dataset, "statistics": statistics}
+
+
+def _new_run_dir(pipeline_run_id: str) -> str:
+    """Returns where the run directory of a run is that has named none; empty if nobody says."""
+    runs = os.environ.get(RUNS_VARIABLE, "")
+    return str(Path(runs) / pipeline_run_id) if runs else ""
 
 
 def _effective_config(

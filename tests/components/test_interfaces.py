@@ -20,6 +20,7 @@ TYPES = {
     ParameterType.NUMBER_INTEGER: int,
     ParameterType.NUMBER_DOUBLE: float,
     ParameterType.BOOLEAN: bool,
+    ParameterType.LIST: list,
 }
 COMPONENTS = Path(cli.__file__).parent
 
@@ -49,7 +50,8 @@ def test_a_component_has_the_parameters_of_its_function_and_of_its_command(step)
 
     types = {name: parameter.annotation for name, parameter in parameters.items()}
     assert {name: TYPES[spec.parameter_type] for name, spec in inputs.items()} == types
-    assert {action.dest: action.type for action in flags} == types
+    flag_types = {a.dest: list if a.type is cli.json_list else a.type for a in flags}
+    assert flag_types == types
     assert {action.dest for action in flags if action.required} == {
         name for name, parameter in parameters.items() if parameter.default is parameter.empty
     }
@@ -113,6 +115,21 @@ def test_compiling_imports_neither_torch_nor_the_library_that_steps_use(tmp_path
     subprocess.run([sys.executable, "-c", code], check=True)
 
     assert (tmp_path / "pipeline.yaml").exists()
+
+
+IN_RUNTIME_ONLY = [
+    "torch", "torchrec", "pyarrow", "numpy", "pandas", "psutil", "xxhash", "jinja2", "matplotlib",
+    "tensorboard", "sklearn",
+]  # fmt: skip
+
+
+def test_the_launcher_runs_in_an_image_without_torch_and_arrow():
+    code = BLOCKED.format(blocked=[*IN_RUNTIME_ONLY, "kfp", "docker"])
+    program = f"{code}from components.cli import main; main(['launch_train', '--help'])"
+    shown = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True)
+
+    assert shown.returncode == 0, shown.stderr
+    assert "--worker_json" in shown.stdout
 
 
 def test_the_entry_point_and_the_commands_need_only_the_standard_library():

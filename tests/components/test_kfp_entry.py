@@ -69,6 +69,41 @@ def test_outputs_are_written_where_kfp_looks_for_them(step, tmp_path):
     assert (tmp_path / "parameters" / "text").read_text() == 'it\'s "é" \n{{$}}'
 
 
+def test_whole_numbers_of_a_list_are_integers_as_they_were_before_kfp_passed_them_on(
+    monkeypatch, tmp_path
+):
+    got = {}
+    monkeypatch.setattr(steps, "load", lambda name: lists)
+
+    def lists(*, part: int, parts: list):
+        got.update(part=part, parts=parts)
+        return {}
+
+    parts = [0.0, 1.0, 2.5, "a", True, None, [3.0]]
+    run("lists", executor_input(tmp_path, {"part": 1.0, "parts": parts}))
+
+    assert got == {"part": 1, "parts": [0, 1, 2.5, "a", True, None, [3.0]]}
+    assert [type(part) for part in got["parts"][:3]] == [int, int, float]
+    assert type(got["part"]) is int
+
+
+def test_values_of_kubernetes_settings_that_kfp_adds_do_not_reach_the_step(step, tmp_path):
+    added = {"cpu_limit": "8", "pipelinechannel--cpu_limit": "8", "pipelinechannel--volume": "v"}
+    message = executor_input(
+        tmp_path, {"text": "", "count": 1, **added},
+        artifacts=["model"], output_parameters=["count", "text"],
+    )  # fmt: skip
+    run(step, message)
+
+    output = json.loads((tmp_path / "output" / "executor_output.json").read_text())
+    assert output["parameterValues"] == {"count": 2, "text": ""}
+
+
+def test_a_value_that_the_step_needs_and_does_not_get_is_an_error(step, tmp_path):
+    with pytest.raises(TypeError, match="count"):
+        run(step, executor_input(tmp_path, {"text": ""}))
+
+
 def test_a_page_is_the_artifact(monkeypatch, tmp_path):
     page = tmp_path / "index.html"
     page.write_text("<h1>é</h1>")

@@ -18,7 +18,10 @@ STEPS = ("prepare-data", "train", "evaluate", "select-best", "export")
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """A run on two ranks whose MLflow server does not answer, and the folder it was started in."""
+    """A run whose MLflow server does not answer, and the folder it was started in.
+
+    Two ranks train, and two steps evaluate a part of the checkpoints each.
+    """
     folder = tmp_path_factory.mktemp("pipeline")
     write_click_logs(folder / "clicks" / "part-0.parquet", num_rows=1500, seed=0)
     write_click_logs(folder / "clicks" / "part-1.parquet", num_rows=1500, seed=1)
@@ -29,7 +32,7 @@ def ended(tmp_path_factory):
     command = [
         sys.executable, "-m", "pipelines", "run", "pipeline_config=small.config",
         "train_input_path=clicks", "eval_fraction=0.2", "split_by=hash:user_id",
-        "num_processes=2", f"edit_config_json={json.dumps(edits)}",
+        "num_processes=2", f"edit_config_json={json.dumps(edits)}", "evaluation_parts=[0, 1]",
     ]  # fmt: skip
     process = subprocess.run(
         command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -46,15 +49,23 @@ def run_dir(ended):
 
 
 @pytest.fixture
-def artifacts(run_dir):
-    """The metadata of every artifact that KFP got, by step and name."""
-    (root,) = (run_dir.path / "kfp").iterdir()
-    outputs = {
-        step: json.loads((root / step / "executor_output.json").read_text()) for step in STEPS
+def outputs(run_dir):
+    """What KFP got from each step; of evaluate, from both."""
+    found = {}
+    for path in sorted((run_dir.path / "kfp").rglob("executor_output.json")):
+        found.setdefault(path.parent.name, []).append(json.loads(path.read_text()))
+    assert {step: len(got) for step, got in found.items()} == {
+        step: 2 if step == "evaluate" else 1 for step in STEPS
     }
+    return found
+
+
+@pytest.fixture
+def artifacts(outputs):
+    """The metadata of every artifact that KFP got, by step and name."""
     return {
-        step: {name: a["artifacts"][0]["metadata"] for name, a in output["artifacts"].items()}
-        for step, output in outputs.items()
+        step: {name: a["artifacts"][0]["metadata"] for name, a in got[-1]["artifacts"].items()}
+        for step, got in outputs.items()
     }
 
 
@@ -66,6 +77,13 @@ def test_every_row_was_trained_or_evaluated_on(artifacts):
     # 100 rows a rank and step: fewer steps than rows / 100 show that two ranks shared the rows.
     num_steps = artifacts["train"]["checkpoints"]["step"]
     assert statistics["train_rows"] / 200 <= num_steps < statistics["train_rows"] / 100
+
+
+def test_parameters_go_from_step_to_step(run_dir, outputs):
+    (prepared,), (trained,) = outputs["prepare-data"], outputs["train"]
+
+    assert prepared["parameterValues"] == {"resolved_run_dir": str(run_dir.path)}
+    assert trained["parameterValues"] == {"checkpoint_step": run_dir.checkpoint_steps()[-1]}
 
 
 def test_the_chosen_one_of_all_checkpoints_is_exported(run_dir, artifacts):
@@ -87,10 +105,9 @@ def test_the_chosen_one_of_all_checkpoints_is_exported(run_dir, artifacts):
 
 
 def test_the_reports_are_what_kfp_shows(run_dir):
-    (root,) = (run_dir.path / "kfp").iterdir()
-
     for name, file in (("report", "index.html"), ("summary", "summary.md")):
-        shown = (root / "select-best" / name).read_text()
+        (page,) = (run_dir.path / "kfp").rglob(f"select-best/{name}")
+        shown = page.read_text()
         assert shown == (run_dir.report / file).read_text()
 
 
@@ -106,10 +123,16 @@ def test_the_run_ends_with_its_metrics_and_where_everything_is(ended, run_dir):
 def test_mlflow_that_does_not_answer_is_said_once_a_process(ended):
     warnings = [line for line in ended[1].splitlines() if "MLflow could not be used" in line]
 
-    assert len(warnings) == len(STEPS) + 1  # training is a process of its own
+    # Training is a process of its own, and evaluate runs twice.
+    assert len(warnings) == len(STEPS) + 2
 
 
 def test_nothing_was_written_outside_the_run_directory(ended):
     names = {path.name for path in Path(ended[0]).iterdir()}
 
     assert names == {"clicks", "small.config", "runs"}
+
+
+def test_settings_that_only_a_cluster_knows_are_ignored_without_a_word(ended):
+    assert "have no effect" not in ended[1]
+    assert "Warning" not in ended[1]

@@ -12,7 +12,8 @@ from kfp import compiler, components, dsl
 
 from components.container import EXECUTOR_MARKER
 from components.steps import StepFailedError
-from pipelines import local
+from pipelines.arguments import typed_arguments
+from pipelines.local import runner as local
 from tzrec_core.run_dir import RunDir, RunInfo
 
 STEP = """
@@ -156,10 +157,20 @@ def test_a_run_without_a_run_dir_gets_a_folder_named_after_its_id(yaml, tmp_path
 
 
 def test_nothing_of_kfp_local_stays_replaced(yaml, tmp_path):
-    from kfp.local import logging_utils, subprocess_task_handler
+    from kfp.local import docker_task_handler, logging_utils, subprocess_task_handler
+    from kfp.local.orchestrator import enhanced_dag_orchestrator, task_executor
+
+    places = (
+        logging_utils,
+        task_executor,
+        docker_task_handler.DockerTaskHandler,
+        subprocess_task_handler.SubprocessTaskHandler,
+        enhanced_dag_orchestrator.ConditionEvaluator,
+        enhanced_dag_orchestrator.ParallelExecutor,
+    )
 
     def functions():
-        return {**vars(logging_utils), **vars(subprocess_task_handler)}
+        return [dict(vars(place)) for place in places]
 
     before = functions()
     run(yaml, tmp_path)
@@ -193,7 +204,7 @@ def test_a_run_that_is_interrupted_stops_its_step(yaml, tmp_path, sent):
     """)
     program = (
         "import sys\nfrom pathlib import Path\nfrom components import steps\n"
-        "from pipelines import local\n"
+        "from pipelines.local import runner as local\n"
         "values = {'run_dir': sys.argv[2], 'code': sys.argv[3]}\n"
         "steps.run(lambda argv: local.run(Path(sys.argv[1]), values, env={}))"
     )
@@ -228,7 +239,7 @@ def test_a_missing_parameter_is_an_error(yaml):
     inputs = components.load_component_from_file(str(yaml)).pipeline_spec.root.input_definitions
 
     with pytest.raises(ValueError, match=r"the pipeline needs run_dir=\.\.\."):
-        local.typed_arguments({}, inputs.parameters)
+        typed_arguments({}, inputs.parameters)
 
 
 @pytest.mark.parametrize("content", [None, "", "a: 1", "{", "- x", "root: {}"])
@@ -270,3 +281,135 @@ def test_a_step_behind_a_condition_runs_if_it_holds(tmp_path, count, is_run):
     local.run(tmp_path / "guarded.yaml", {"run_dir": str(tmp_path), "count": count}, env={})
 
     assert (tmp_path / "second.json").exists() == is_run
+
+
+@dsl.pipeline(name="either")
+def either(run_dir: str, text: str = "here", count: int = 1):
+    with dsl.If(text == "here"):
+        here = verdict(run_dir=run_dir, name="here", code=SAY, count=count)
+    with dsl.Else():
+        there = verdict(run_dir=run_dir, name="there", code=SAY, count=count)
+    told = dsl.OneOf(here.outputs["my_verdict"], there.outputs["my_verdict"])
+    first(run_dir=run_dir, name="first", code="", text=told, count=3, run_id="")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("here", "here"),
+        ("elsewhere", "there"),
+        ("it's", "there"),
+        ("' == ''", "there"),
+        ("here' && 'x\\", "there"),
+        ("a\n\u00e9 pipelinechannel--count !(", "there"),
+    ],
+)
+def test_a_parameter_chooses_one_of_two_steps_whose_output_is_used(tmp_path, text, name):
+    compiler.Compiler().compile(either, str(tmp_path / "either.yaml"))
+
+    got = run(tmp_path / "either.yaml", tmp_path / "run", text=text)
+
+    assert {path.stem for path in (tmp_path / "run").glob("*.json")} == {name, "first"}
+    assert got["values"]["text"] == "pass"
+
+
+@dsl.container_component
+def of_part(run_dir: str, name: str, code: str, part: int, parts: list,
+            said: dsl.Output[dsl.Artifact]):  # fmt: skip
+    return dsl.ContainerSpec("image", ["python3", "-c", STEP], [EXECUTOR_MARKER, "{{$}}"])
+
+
+@dsl.container_component
+def of_all(run_dir: str, name: str, code: str, before: dsl.Input[list[dsl.Artifact]],
+           said: dsl.Output[dsl.Artifact]):  # fmt: skip
+    return dsl.ContainerSpec("image", ["python3", "-c", STEP], [EXECUTOR_MARKER, "{{$}}"])
+
+
+@dsl.pipeline(name="loop")
+def loop(run_dir: str, code: str = "", parts: list[int] = [4]):  # noqa: B006
+    told = verdict(run_dir=run_dir, name="told", code=SAY, count=1)
+    with dsl.ParallelFor(parts) as part:
+        one = of_part(
+            run_dir=run_dir, name=told.outputs["my_verdict"], code=code, part=part, parts=parts
+        )
+    of_all(
+        run_dir=run_dir, name="first", code="", before=dsl.Collected(one.outputs["said"])
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loop_yaml(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compiled") / "loop.yaml"
+    compiler.Compiler().compile(loop, str(path))
+    return path
+
+
+@pytest.mark.parametrize(("given", "parts"), [({}, [4]), ({"parts": "[2, 0, 1]"}, [2, 0, 1])])
+def test_the_artifacts_of_a_loop_are_collected_in_order(loop_yaml, tmp_path, capfd, given, parts):
+    code = "print('got', json.dumps([values['part'], values['parts']]), flush=True)"
+
+    got = run(loop_yaml, tmp_path, code=code, **given)
+
+    collected = got["before"]["before"]["artifacts"]
+    assert [one["metadata"]["values"]["part"] for one in collected] == parts
+    lines = capfd.readouterr().out.splitlines()
+    shown = [json.loads(line[4:]) for line in lines if line.startswith("got ")]
+    assert shown == [[part, parts] for part in parts]
+    assert all(isinstance(part, int) for part, _ in shown)
+    assert (tmp_path / "pass.json").exists()  # its name is what the step before the loop has said
+
+
+def test_the_steps_of_a_loop_run_one_after_the_other_and_none_after_one_that_fails(
+    loop_yaml, tmp_path, capfd
+):
+    code = (
+        "import time\nprint('begin', flush=True)\ntime.sleep(0.1)\nprint('end', flush=True)\n"
+        "if values['part'] == 2: sys.exit('error: part 2 is bad')"
+    )
+
+    with pytest.raises(StepFailedError, match=r"^of-part failed: part 2 is bad$"):
+        run(loop_yaml, tmp_path, code=code, parts="[1, 2, 3]")
+
+    shown = [line for line in capfd.readouterr().out.splitlines() if line in ("begin", "end")]
+    assert shown == ["begin", "end"] * 2
+    assert not (tmp_path / "first.json").exists()
+
+
+def test_a_loop_that_is_told_to_stop_starts_no_other_step(loop_yaml, tmp_path):
+    code = "import time\nprint('ready', flush=True)\ntime.sleep(60)"
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom components import steps\n"
+        "from pipelines.local import runner as local\n"
+        "values = {'run_dir': sys.argv[2], 'code': sys.argv[3], 'parts': '[1, 2, 3]'}\n"
+        "steps.run(lambda argv: local.run(Path(sys.argv[1]), values, env={}))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, loop_yaml, tmp_path, code],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line == "ready\n":
+            break
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+
+    assert "ready" not in output.splitlines()
+    assert process.returncode == 143
+
+
+@dsl.pipeline(name="patient")
+def patient(run_dir: str, code: str):
+    one = first(run_dir=run_dir, name="first", code=code, text="", count=1, run_id="")
+    one.set_retry(3, backoff_duration="600s").set_cpu_limit("1").set_display_name("First")
+
+
+def test_a_step_that_fails_here_is_not_tried_again_and_a_clusters_settings_are_no_warning(
+    tmp_path, capfd, recwarn
+):
+    compiler.Compiler().compile(patient, str(tmp_path / "patient.yaml"))
+
+    with pytest.raises(StepFailedError, match=r"^first failed: no$"):
+        run(tmp_path / "patient.yaml", tmp_path, code="sys.exit('error: no')")
+
+    assert capfd.readouterr().out.count("[log] first line") == 1
+    assert not [w for w in recwarn if "no effect" in str(w.message)]

@@ -60,6 +60,26 @@ def test_without_best_possible_values_the_table_has_two_columns(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_a_limit_that_says_nothing_gives_no_share(tmp_path, limit):
+    table = summary.metrics_table(finished(tmp_path), best_possible={"auc": limit})
+
+    assert table.splitlines()[3].split() == [
+        "auc",
+        "0.7500",
+        *([] if limit is None else ["0.5000"]),
+    ]
+    with pytest.raises(StepFailedError, match=f"the best possible auc is {limit}"):
+        summary.require_share({"auc": 0.7}, {"auc": limit}, min_share=0.5)
+
+
+def test_the_link_to_the_run_has_no_credentials(tmp_path):
+    shown = summary.places(finished(tmp_path), "https://name:password@mlflow:5000/at/")
+
+    assert " https://mlflow:5000/at/#/experiments/1/runs/2" in shown
+    assert "password" not in shown
+
+
 def test_places_are_shown_as_seen_from_here(tmp_path, monkeypatch):
     run_dir = finished(tmp_path / "runs" / "1")
     monkeypatch.chdir(tmp_path)
