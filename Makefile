@@ -16,7 +16,7 @@ endif
 PROTOS := $(wildcard protos/*.proto)
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help setup lock protos test test-pages lint format typecheck demo compile mlflow-ui bench bench-train bench-prepare bench-metrics bench-evaluation-memory bench-checkpoints clean
+.PHONY: help setup lock protos test test-pages kubernetes test-cluster lint format typecheck demo compile images up down test-docker mlflow-ui bench bench-train bench-prepare bench-metrics bench-evaluation-memory bench-checkpoints bench-tracking clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
@@ -49,6 +49,15 @@ test-pages: setup ## Open reports in headless Chromium, which is installed with 
 	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium-headless-shell; }
 	$(BIN)/pytest -m pages $(PAGES_FLAGS)
 
+test-docker: setup images ## Run the images, docker-compose's services and the pipeline in Docker
+	$(BIN)/pytest -m docker tests/docker $(DOCKER_FLAGS)
+
+kubernetes: ## Build kube-apiserver, its controllers and etcd from Debian's sources, once, into ~/.cache
+	tests/cluster/build_kubernetes.sh
+
+test-cluster: setup images kubernetes ## Train on a real API server; workers are containers of the images
+	$(BIN)/pytest -m cluster tests/cluster $(CLUSTER_FLAGS)
+
 lint: setup ## Check style, spelling and which floor imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,6 +74,25 @@ typecheck: setup ## Run mypy
 demo: setup ## Generate 300k click logs and run the whole pipeline on them, here, without Docker
 	$(BIN)/python -m pipelines demo $(DEMO_FLAGS)
 
+BUILD_FLAGS = --accel $(ACCEL) $(if $(BASE),--base $(BASE)) $(if $(BUILDER),--builder $(BUILDER))
+images: setup ## Build the container images (ACCEL=cpu|cuda, BASE=an image, BUILDER=buildkit|legacy, IMAGES=some)
+	$(BIN)/python images/build.py $(BUILD_FLAGS) $(IMAGES)
+
+COMPOSE ?= $(if $(shell command -v docker-compose),docker-compose,docker compose)
+up: ## Start MLflow in Docker at http://127.0.0.1:5000 and wait until it answers
+	$(COMPOSE) up -d mlflow
+	@server=$$($(COMPOSE) ps -q mlflow); while :; do \
+	  state=$$(docker inspect --format '{{.State.Status}} {{.State.Health.Status}}' "$$server"); \
+	  case "$$state" in \
+	    "running healthy") echo "MLflow is up: http://$$($(COMPOSE) port mlflow 5000)"; break;; \
+	    "running starting") sleep 1;; \
+	    *) echo "MLflow is $$state:" >&2; $(COMPOSE) logs --tail=20 mlflow >&2; exit 1;; \
+	  esac; \
+	done
+
+down: ## Stop what runs in docker-compose; keeps its volumes: runs, data, MLflow's
+	$(COMPOSE) --profile steps down --remove-orphans
+
 compile: setup ## Write build/pipeline.yaml, the pipeline as KFP runs it
 	$(BIN)/python -m pipelines compile --output build/pipeline.yaml
 
@@ -72,7 +100,7 @@ mlflow-ui: setup ## Open the local runs at http://127.0.0.1:5000
 	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 	  --backend-store-uri sqlite:///mlflow.db --default-artifact-root mlartifacts
 
-BENCHES := bench-train bench-prepare bench-metrics bench-evaluation-memory bench-checkpoints
+BENCHES := bench-train bench-prepare bench-metrics bench-evaluation-memory bench-checkpoints bench-tracking
 bench: $(BENCHES) ## Run all benchmarks with their default settings, one after the other
 
 bench-train: setup ## Compare model, loader and training with one written by hand; prints ratios
@@ -90,15 +118,23 @@ bench-evaluation-memory: setup ## Measure time and peak memory of exact metrics,
 bench-checkpoints: setup ## Measure what saving costs a training, at once and in the background
 	$(BIN)/python -m benchmarks.checkpoints $(BENCH_FLAGS)
 
-clean: ## Delete build/ (the demo too), caches and generated code; keeps .venv, runs/ and mlflow.db
+bench-tracking: setup ## Measure what logging to an MLflow server costs a training step
+	$(BIN)/python -m benchmarks.tracking $(BENCH_FLAGS)
+
+clean: ## Delete build/ (the demo too), caches, generated code, docker-compose's volumes; keeps .venv, runs/, mlflow.db
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis \
 	  tzrec_core/protos/*_pb2.py*
+	@if docker info >/dev/null 2>&1 && $(COMPOSE) version >/dev/null 2>&1; then \
+	  echo "deleting docker-compose's containers and volumes"; $(COMPOSE) --profile steps down --volumes --remove-orphans; \
+	else echo "there is no Docker here: if docker-compose has volumes, they stay"; fi
 
 COMPILE := $(UV) pip compile -q --python-version 3.11 --no-annotate --no-header --no-emit-find-links --upgrade-package torch pyproject.toml
+# An image has the versions that the tests have.
 lock: $(UV) ## Resolve requirements/*.lock again from pyproject.toml
 	$(COMPILE) $(TORCH_SOURCE) --extra dev --extra cpu -o requirements/dev.lock
-	$(COMPILE) $(TORCH_SOURCE) --extra train --extra cpu -o requirements/runtime.lock
+	$(COMPILE) $(TORCH_SOURCE) --constraint requirements/dev.lock --extra train --extra cpu -o requirements/runtime.lock
 	$(COMPILE) --extra dev --extra cuda -o requirements/dev-cuda.lock
-	$(COMPILE) --extra train --extra cuda -o requirements/runtime-cuda.lock
-	$(COMPILE) --extra launcher -o requirements/launcher.lock
+	$(COMPILE) --constraint requirements/dev-cuda.lock --extra train --extra cuda -o requirements/runtime-cuda.lock
+	$(COMPILE) --constraint requirements/dev.lock --extra launcher -o requirements/launcher.lock
+	$(COMPILE) --constraint requirements/dev.lock --extra tracking -o requirements/mlflow.lock
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements/*.lock  # the index decides which build it is

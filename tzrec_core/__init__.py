@@ -10,6 +10,6 @@ import os
 # By default an idle OpenMP thread spins. As soon as anything else wants the cores, the reading
 # threads of the same process for a start, training slows down several times over.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Huge pages for large tensors, where the kernel leaves them to programs. Tables are read and written
-# all over, a few bytes at a time: in small pages finding them takes as long as reading them.
+# Huge pages for large tensors, where the kernel leaves them to programs. Tables are read and
+# written all over, a few bytes at a time: in small pages finding them takes as long as reading.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -18,7 +18,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return functional.linear(input, self.weight, self.bias)
         if not (_ONEDNN_IS_FASTER and _is_plain_float32(input, self.weight)):
             return super().forward(input)
