@@ -54,6 +54,7 @@ class RunDir:
         self.champion_drift = self.evaluation / "champion_drift_reference.json"
         self.export = self.path / "export"
         self.report = self.path / "report"
+        self._referenced = self.export / "referenced.json"
         self._info = self.path / "run.json"
 
     def read_info(self) -> RunInfo:
@@ -129,6 +130,21 @@ class RunDir:
             return None
         is_of_choice = all(gate.get(key) == best.get(key) for key in ("global_step", "identity"))
         return gate if is_of_choice else None
+
+    def protect_export(self, registered_model: str) -> None:
+        """Writes down that a version of a registered model has nothing but the export's path."""
+        referenced = {"registered_model": registered_model, "path": str(self.export)}
+        write_json(self._referenced, referenced)
+
+    def check_export_may_go(self) -> None:
+        """Raises ValueError if a registered model would go with the export; a copy's may."""
+        referenced = _read_json(self._referenced)
+        if referenced and referenced["path"] == str(self.export):
+            raise ValueError(
+                f"{self.export} is the only copy of a registered model, of a version of "
+                f"{referenced['registered_model']!r}, and nothing else takes its place; "
+                "use another run_dir, or remove the folder if that version may go"
+            )
 
     def _is_there(self, step: int, known: str | None) -> bool:
         steps = self.checkpoint_steps()

@@ -20,8 +20,6 @@ from tzrec_core.exporting.registry import Registered
 from tzrec_core.run_dir import RunDir, RunInfo, identify, write_json
 
 _MAX_COPIED_BYTES = 1 << 30  # a larger model is registered by reference
-_REFERENCED_FILE = "referenced.json"
-"""In an export: that a version in the registry refers to it, which moving or removing it breaks."""
 _ALIASES = ("", registry.CHAMPION, registry.CHALLENGER)
 
 
@@ -93,7 +91,7 @@ def _export(place: RunDir, source: Path, identity: str, *, title: str) -> dict[s
     Raises:
         ValueError: A version in MLflow's registry has no copy of the old one.
     """
-    _check_unreferenced(place.export)
+    place.check_export_may_go()
     new, old = place.path / ".export-new", place.path / ".export-old"
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -113,18 +111,6 @@ def _export(place: RunDir, source: Path, identity: str, *, title: str) -> dict[s
     new.rename(place.export)
     shutil.rmtree(old, ignore_errors=True)
     return record
-
-
-def _check_unreferenced(export: Path) -> None:
-    """Raises ValueError if a version may be registered that has nothing but this folder's path."""
-    path = export / _REFERENCED_FILE
-    referenced = json.loads(path.read_text()) if path.exists() else {}
-    if referenced.get("path") == str(export):
-        raise ValueError(
-            f"{export} is the only copy of a registered model, of a version of "
-            f"{referenced['registered_model']!r}, and is not replaced by another checkpoint's "
-            "export; use another run_dir, or remove the folder if that version may go"
-        )
 
 
 def _evidence(place: RunDir, step: int, identity: str, title: str) -> Evidence:
@@ -175,8 +161,7 @@ def _register(
 
     if run.run_id is not None and record["bytes"] > _MAX_COPIED_BYTES:
         # Before the version is there: one that nothing protects must never be.
-        referenced = {"registered_model": name, "path": str(place.export)}
-        write_json(place.export / _REFERENCED_FILE, referenced)
+        place.protect_export(name)
 
     def register(client: Any, run_id: str) -> Registered:
         return registry.register(

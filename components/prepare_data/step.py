@@ -62,7 +62,8 @@ def prepare_data(
 
     Raises:
         ValueError: A mistake in the config, the rows or a parameter, or ``run_dir`` holds
-            checkpoints that were trained with another config or on other rows.
+            checkpoints, or the only copy of a registered model, that were made with another config
+            or on other rows.
     """
     if not run_dir:
         pipeline_run_id = pipeline_run_id or new_run_id()
@@ -76,7 +77,7 @@ def prepare_data(
     )
     is_another_config = place.config.exists() and configs.load(place.config) != config
     if is_another_config:
-        _refuse_checkpoints(place, "another config")
+        _refuse_other_work(place, "another config")
     known = place.read_info() if place.has_info() else None
     run_id = pipeline_run_id or (known.pipeline_run_id if known else new_run_id())
     if is_another_config and known and run_id == known.pipeline_run_id:
@@ -97,7 +98,7 @@ def prepare_data(
         relative = str(data.path.relative_to(place.path))
         is_other_data = info.data != relative
         if is_other_data:
-            _refuse_checkpoints(place, f"other rows, those in {info.data}")
+            _refuse_other_work(place, f"other rows, those in {info.data}")
         if is_another_config or is_other_data:
             _delete_results(place)
         configs.save(config, place.config)
@@ -137,12 +138,13 @@ def _effective_config(
     return config
 
 
-def _refuse_checkpoints(place: RunDir, difference: str) -> None:
+def _refuse_other_work(place: RunDir, difference: str) -> None:
     if place.checkpoint_steps():
         raise ValueError(
             f"{place.checkpoints} holds checkpoints that were trained with {difference}; "
             "choose another run_dir, or remove them"
         )
+    place.check_export_may_go()
 
 
 def _delete_results(place: RunDir) -> None:

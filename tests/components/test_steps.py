@@ -460,6 +460,12 @@ def test_an_export_that_a_registered_version_refers_to_is_not_replaced(
     ):
         copy.step("export", checkpoint=str(other), **named)
 
+    checkpoints = copy.place.checkpoints.rename(copy.place.path / "elsewhere")
+    with pytest.raises(ValueError, match="only copy of a registered model"):
+        copy.prepare(edit_config_json='{"data_config.batch_size": 64}')
+    with pytest.raises(ValueError, match="only copy of a registered model"):
+        copy.prepare(eval_fraction=0.3)
+    checkpoints.rename(copy.place.checkpoints)
     assert files(copy.place.export) == before
     copy.step("export", checkpoint=str(copy.place.checkpoint(best)), **named)
     rows = pq.read_table(run.data).slice(0, 3).to_pandas()
