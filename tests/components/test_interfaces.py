@@ -14,6 +14,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from components import cli, steps
 from components.container import EXECUTOR_MARKER
+from tests.programs import run_without
 
 TYPES = {
     ParameterType.STRING: str,
@@ -96,23 +97,12 @@ def test_images_are_named_by_the_environment_when_the_pipeline_is_compiled():
     assert images[1] == "registry/x@sha256:1"
 
 
-BLOCKED = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked!r}:
-            raise AssertionError(name + " was imported")
-sys.meta_path.insert(0, Blocked())
-"""
-
-
 def test_compiling_imports_neither_torch_nor_the_library_that_steps_use(tmp_path):
-    code = BLOCKED.format(blocked=["torch", "torchrec", "pyarrow", "mlflow"]) + (
-        "from pathlib import Path\n"
+    program = (
         "from pipelines.__main__ import main\n"
         f"main(['compile', '--output={tmp_path / 'pipeline.yaml'}'])"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_without(["torch", "torchrec", "pyarrow", "mlflow"], program)
 
     assert (tmp_path / "pipeline.yaml").exists()
 
@@ -124,12 +114,9 @@ IN_RUNTIME_ONLY = [
 
 
 def test_the_launcher_runs_in_an_image_without_torch_and_arrow():
-    code = BLOCKED.format(blocked=[*IN_RUNTIME_ONLY, "kfp", "docker"])
-    program = f"{code}from components.cli import main; main(['launch_train', '--help'])"
-    shown = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True)
+    program = "from components.cli import main; main(['launch_train', '--help'])"
 
-    assert shown.returncode == 0, shown.stderr
-    assert "--worker_json" in shown.stdout
+    assert "--worker_json" in run_without([*IN_RUNTIME_ONLY, "kfp", "docker"], program)
 
 
 def test_the_entry_point_and_the_commands_need_only_the_standard_library():

@@ -1,12 +1,10 @@
 """What MLflow is told of a run, in a real store."""
 
-import subprocess
-import sys
-
 import pytest
 from mlflow import MlflowClient
 
 from components import description, experiments, lineage
+from tests.programs import run_without
 from tzrec_core import mlflow_run
 from tzrec_core.eval_result import EvalResult
 from tzrec_core.run_dir import RunDir, RunInfo, identify, write_json
@@ -49,16 +47,8 @@ def listed(client, run):
 
 
 def test_what_a_launcher_without_torch_needs_imports_none_of_it():
-    code = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "numpy", "pyarrow", "pandas", "mlflow", "torchrec"):
-            raise AssertionError(name + " was imported")
-sys.meta_path.insert(0, Blocked())
-import components.experiments, components.lineage, pipelines.summary
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    imports = "import components.experiments, components.lineage, pipelines.summary"
+    run_without(["torch", "numpy", "pyarrow", "pandas", "mlflow", "torchrec"], imports)
 
 
 def test_a_checkpoint_is_listed_once_with_its_metrics_on_the_parent(client, place):

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from tests.distributed.ranks import RankError, spawn
+from tests.programs import BEYOND_SERVING, run_without
 from tests.tzrec_core import clicks
 from tzrec_core.checkpoints import checkpoint
 from tzrec_core.config import loads
@@ -129,11 +128,6 @@ def test_an_exported_model_needs_nothing_but_torch(trained, exported, tmp_path):
     # Row 0 by hand, from the signature's order of inputs: only torch may be imported.
     program = f"""
 import json, sys
-class Blocked:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] in ("tzrec_core", "torchrec", "fbgemm_gpu", "tensordict"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Blocked())
 import torch
 model = torch.jit.load({str(exported / "scripted_model.pt")!r})
 row = json.loads(sys.stdin.read())
@@ -157,16 +151,10 @@ print(float(model(torch.tensor([[row["price"]]]), values, lengths, weights)["pro
             "history": [(int(i), float(weight)) for i, weight in history],
         },
     }
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        input=json.dumps(row),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    printed = run_without({"tzrec_core", *BEYOND_SERVING}, program, input=json.dumps(row))
 
     expected = pq.read_table(tmp_path / "scores")["probs"][0].as_py()
-    assert float(done.stdout) == pytest.approx(expected, abs=1e-6)
+    assert float(printed) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("damage", [0.1, float("nan")])

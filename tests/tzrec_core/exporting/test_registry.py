@@ -1,8 +1,10 @@
 import json
 import shutil
 import socket
-import subprocess
-import sys
+import socketserver
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
+from tests.programs import BEYOND_SERVING, run_without
 from tests.tzrec_core import clicks
 from tests.tzrec_core.exporting.test_exporter import export, train
 from tests.tzrec_core.test_tracking import server
@@ -158,12 +161,6 @@ def test_a_registered_model_brings_its_own_code_and_needs_no_torchrec(
     put(client, run_id, exported, name="alone")
     local = mlflow.artifacts.download_artifacts("models:/alone@champion", dst_path=str(tmp_path))
     program = f"""
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torchrec", "fbgemm_gpu", "tensordict", "torchmetrics"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Blocked())
 import mlflow.pyfunc
 import pandas as pd
 model = mlflow.pyfunc.load_model({local!r})
@@ -171,12 +168,8 @@ print(len(model.predict(pd.read_parquet({str(exported / "eval.parquet")!r}))))
 import tzrec_core
 print(tzrec_core.__file__)
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    num_rows, module = run_without(BEYOND_SERVING, program, cwd=tmp_path).split()
 
-    num_rows, module = done.stdout.split()
     assert int(num_rows) == 150
     assert module == str(Path(local) / "code" / "tzrec_core" / "__init__.py")
     required = (Path(local) / "requirements.txt").read_text()
@@ -263,19 +256,56 @@ def test_every_name_becomes_one_that_mlflow_accepts(client):
         client.create_registered_model(f"{model_name(name)}{i}")
 
 
-def test_what_was_registered_on_a_real_server_is_loaded_from_it(
-    client, exported, store, tmp_path, monkeypatch
-):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+class SlowWithModels(socketserver.BaseRequestHandler):
+    """Hands bytes on to the server at ``behind``, a request for a model's file after 2 seconds."""
+
+    behind = ("127.0.0.1", 0)
+
+    def handle(self):
+        with socket.create_connection(self.behind) as behind:
+            threading.Thread(target=hand_on, args=(behind, self.request), daemon=True).start()
+            while sent := self.request.recv(1 << 16):
+                if b"scripted_model.pt HTTP/" in sent:
+                    time.sleep(2)
+                behind.sendall(sent)
+
+
+def hand_on(source, target):
+    with suppress(OSError):  # either end may close its side
+        while received := source.recv(1 << 16):
+            target.sendall(received)
+        target.shutdown(socket.SHUT_RDWR)
+
+
+def test_what_was_registered_on_a_slow_server_is_loaded_from_it(
+    client, exported, store, tmp_path, monkeypatch
+):
+    port = free_port()
+    monkeypatch.setattr(SlowWithModels, "behind", ("127.0.0.1", port))
     rows = pq.read_table(exported / "eval.parquet").slice(0, 3)
+    slow = socketserver.ThreadingTCPServer(("127.0.0.1", 0), SlowWithModels)
+    threading.Thread(target=slow.serve_forever, daemon=True).start()
     with server(store, port, tmp_path):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{slow.server_address[1]}")
         remote = MlflowClient()
         run_id = remote.create_run(remote.create_experiment("remote")).info.run_id
+        # Patience is for files only: a server that does not answer is noticed soon.
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         put(remote, run_id, exported, name="remote")
+        number, files = champion(remote, "remote", tmp_path)
+        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
         model = mlflow.pyfunc.load_model("models:/remote@champion")
+    slow.shutdown()
+    slow.server_close()
 
     expected = Scorer(exported / "export").score(rows)["probs"].tolist()
     assert model.predict(rows.to_pandas())["probs"].tolist() == expected
+    assert number == "1"
+    assert Scorer(files).score(rows)["probs"].tolist() == expected

@@ -1,12 +1,11 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.programs import BEYOND_SERVING, run_without
 from tests.tzrec_core import clicks
 from tests.tzrec_core.exporting.test_exporter import export, predict, train
 from tzrec_core.checkpoints import checkpoint
@@ -27,12 +26,7 @@ def exported(tmp_path_factory):
 
 def test_raw_rows_get_the_scores_of_the_checkpoint_without_torchrec(exported):
     program = f"""
-import json, sys
-class Blocked:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] in ("torchrec", "fbgemm_gpu", "tensordict", "torchmetrics"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Blocked())
+import json
 from pathlib import Path
 import pyarrow.parquet as pq
 from tzrec_core.exporting.scorer import Scorer
@@ -40,12 +34,10 @@ folder = Path({str(exported)!r})
 scores = Scorer(folder / "export").score(pq.read_table(folder / "eval.parquet"))
 print(json.dumps(scores["probs"].tolist()))
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
-    )
+    printed = run_without(BEYOND_SERVING, program)
 
     expected = pq.read_table(exported / "scores")["probs"].to_numpy()
-    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-6)
+    np.testing.assert_allclose(json.loads(printed), expected, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
