@@ -6,6 +6,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_channel import PipelineParameterChannel as Parameter
 
 from components import secrets, volume
+from components.autoscalers import LEAVE_ALONE
 from components.images import PULL_SECRETS, RUNTIME_IMAGE
 from components.launch_train.job import MAX_SECONDS
 
@@ -22,6 +23,8 @@ _TIMEOUTS = {
 """Seconds after which a step that hangs is ended, and tried again."""
 _ON_ACCELERATORS = {"train", "evaluate"}
 _NUM_RETRIES = 2
+_PAUSES = 60 * 60
+"""More than the seconds between all attempts."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,26 @@ def configure(task: dsl.PipelineTask, settings: Settings) -> None:
     kubernetes.set_image_pull_secrets(task, list(PULL_SECRETS))
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
     kubernetes.set_security_context(task, run_as_user=_UID, run_as_group=_UID, run_as_non_root=True)
+    for name, value in LEAVE_ALONE.items():
+        kubernetes.add_pod_annotation(task, name, value)
     kubernetes.set_timeout(task, _TIMEOUTS[task.name])
     # Each step finds its own finished work in run_dir: to be tried again costs little, and to be
     # found in KFP's cache would leave run_dir empty.
-    task.set_retry(_NUM_RETRIES, backoff_duration="60s", backoff_factor=2.0)
+    task.set_retry(
+        _NUM_RETRIES,
+        backoff_duration="60s",
+        backoff_factor=2.0,
+        backoff_max_duration=f"{_all_attempts(_TIMEOUTS[task.name])}s",
+    )
     task.set_caching_options(False)
+
+
+def _all_attempts(timeout: int) -> int:
+    """Returns after how many seconds, counted from the first attempt, the last one must be over.
+
+    Argo ends whatever is tried again by then; kfp's own limit is one hour.
+    """
+    return (1 + _NUM_RETRIES) * timeout + _PAUSES
 
 
 def _mount(task: dsl.PipelineTask, settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """What the worker pods of every kind of job have in common, as parts of a manifest."""
 
+from components.autoscalers import LEAVE_ALONE
 from components.launch_train.job import Job, Manifest
 from components.volume import MOUNT
 
@@ -16,7 +17,7 @@ def labels(job: Job) -> dict[str, str]:
 
 def annotations(job: Job) -> dict[str, str]:
     """Returns the pods' annotations: none gets a proxy beside it, with which it would never end."""
-    return {"sidecar.istio.io/inject": "false", **job.settings.annotations}
+    return {"sidecar.istio.io/inject": "false", **LEAVE_ALONE, **job.settings.annotations}
 
 
 def env(job: Job) -> list[Manifest]:

@@ -102,6 +102,28 @@ def test_a_step_that_hangs_ends(platform, step):
     assert hours == 14 * 24 or step not in ("train", "launch-train")
 
 
+def test_all_attempts_have_time_to_end(documents, platform, step):
+    """Argo gives up, and ends what runs, after the time that backing off may take at most."""
+    tasks = [
+        task
+        for component in (documents[0]["root"], *documents[0]["components"].values())
+        for name, task in component.get("dag", {}).get("tasks", {}).items()
+        if name == step
+    ]
+    (retry,) = [task["retryPolicy"] for task in tasks]
+    attempts = 1 + retry["maxRetryCount"]
+
+    longest = int(retry["backoffMaxDuration"].removesuffix("s"))
+    assert longest > attempts * int(platform["activeDeadlineSeconds"])
+
+
+def test_a_node_is_not_saved_at_the_cost_of_a_step(platform):
+    annotations = platform["podMetadata"]["annotations"]
+
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+
+
 def test_resources_are_parameters_but_those_of_the_launcher(container, step):
     resources = container["resources"]
     if step == "launch-train":
