@@ -14,7 +14,14 @@ import urllib3
 from kubernetes import client, config, watch
 
 from components.launch_train.job import Kind, Manifest
-from components.launch_train.refusals import ForbiddenError, message_of, refusal, trouble
+from components.launch_train.refusals import (
+    ForbiddenError,
+    UnavailableError,
+    already_exists,
+    message_of,
+    refusal,
+    trouble,
+)
 from components.steps import StepFailedError
 
 log = logging.getLogger(__name__)
@@ -23,8 +30,10 @@ Result = TypeVar("Result")
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _REQUEST_SECONDS = (10, 60)  # to connect, and between two parts of an answer
-_FIRST_PAUSE_SECONDS = 1.0
+_LOG_SECONDS = (5, 10)  # its machine may be gone, and whoever waits has other pods to look at
+_FIRST_PAUSE_SECONDS = 0.1
 _MAX_PAUSE_SECONDS = 30.0
+_PAGE = 500  # events; a namespace may have very many
 
 
 class Cluster:
@@ -48,9 +57,10 @@ class Cluster:
         self._core = client.CoreV1Api(api)
         self._patience = patience
         self._is_away = False
+        self._is_known = False
         self._forbidden: set[str] = set()
 
-    def job(self, kind: Kind, name: str) -> Manifest | None:
+    def job(self, kind: Kind, name: str, *, patience: float | None = None) -> Manifest | None:
         """Returns a job; None if there is none."""
         place = (kind.group, kind.version, self.namespace, kind.plural, name)
         found: Manifest | None = self._ask(
@@ -58,20 +68,24 @@ class Cluster:
                 *place, _request_timeout=_REQUEST_SECONDS
             ),
             missing=lambda _: None,
+            patience=patience,
         )
         return found
 
     def create(self, kind: Kind, manifest: Manifest) -> bool:
-        """Makes a job; returns whether there was none of its name."""
+        """Makes a job; returns whether there was none of its name.
+
+        A field that the cluster does not know is an error, and not dropped without a word.
+        """
         place = (kind.group, kind.version, self.namespace, kind.plural)
 
         def make() -> bool:
             try:
                 self._objects.create_namespaced_custom_object(
-                    *place, manifest, _request_timeout=_REQUEST_SECONDS
+                    *place, manifest, field_validation="Strict", _request_timeout=_REQUEST_SECONDS
                 )
             except client.ApiException as error:
-                if error.status == HTTPStatus.CONFLICT:
+                if already_exists(error):
                     return False
                 raise
             return True
@@ -110,21 +124,28 @@ class Cluster:
 
     def owner(self, pod_name: str) -> Manifest | None:
         """Returns a reference to a pod, for what is to be deleted with it; None if it is gone."""
-        pod = self._ask(
-            lambda: self.read_pod(pod_name),
-            missing=lambda _: None,
+        pod: client.V1Pod | None = self._ask(
+            lambda: self.read_pod(pod_name), missing=lambda _: None
         )
         if pod is None:
             return None
         reference = {"apiVersion": "v1", "kind": "Pod", "name": pod_name}
         return {**reference, "uid": pod.metadata.uid, "blockOwnerDeletion": False}
 
-    def pods(self, selector: str) -> list[client.V1Pod]:
+    def is_at_work(self, owner: Manifest) -> bool:
+        """Returns whether the pod of a reference is there and has not ended."""
+        pod = self._look(lambda: self.read_pod(owner["name"]))
+        if pod is None or pod.metadata.uid != owner["uid"]:
+            return False
+        return pod.status.phase in ("Pending", "Running")
+
+    def pods(self, selector: str, *, patience: float | None = None) -> list[client.V1Pod]:
         """Returns the pods with these labels, by name; none if they may not be seen."""
         found = self._look(
             lambda: self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _request_timeout=_REQUEST_SECONDS
-            )
+            ),
+            patience=patience,
         )
         return [] if found is None else sorted(found.items, key=lambda pod: pod.metadata.name)
 
@@ -145,15 +166,27 @@ class Cluster:
         for change in changes:
             yield change["object"]
 
-    def events(self, prefix: str) -> list[client.CoreV1Event]:
-        """Returns the events of objects whose names begin so; none if they may not be seen."""
-        found = self._look(
-            lambda: self._core.list_namespaced_event(
-                self.namespace, _request_timeout=_REQUEST_SECONDS
-            )
-        )
-        items = [] if found is None else found.items
-        return [event for event in items if (event.involved_object.name or "").startswith(prefix)]
+    def warnings(self, prefix: str) -> list[client.CoreV1Event]:
+        """Returns the warnings about objects whose names begin so; none if they may not be seen."""
+
+        def read() -> list[client.CoreV1Event]:
+            found: list[client.CoreV1Event] = []
+            rest: dict[str, str] = {}
+            while True:
+                page = self._core.list_namespaced_event(
+                    self.namespace, field_selector="type=Warning", limit=_PAGE, **rest,
+                    _request_timeout=_REQUEST_SECONDS,
+                )  # fmt: skip
+                found += [
+                    event
+                    for event in page.items
+                    if (event.involved_object.name or "").startswith(prefix)
+                ]
+                if not page.metadata._continue:
+                    return found
+                rest = {"_continue": page.metadata._continue}
+
+        return self._look(read) or []
 
     def last_lines(self, pod: str, container: str, *, number: int, previous: bool) -> list[str]:
         """Returns the end of a container's log, or of its previous one's; empty if it has none.
@@ -163,7 +196,7 @@ class Cluster:
         try:
             text = self._core.read_namespaced_pod_log(
                 pod, self.namespace, container=container, tail_lines=number, previous=previous,
-                _preload_content=False, _request_timeout=_REQUEST_SECONDS,
+                _preload_content=False, _request_timeout=_LOG_SECONDS,
             ).data  # fmt: skip
         except (client.ApiException, urllib3.exceptions.HTTPError) as error:
             log.debug("no log of %s: %s", pod, error)
@@ -204,10 +237,12 @@ class Cluster:
         )  # fmt: skip
         return response
 
-    def _look(self, request: Callable[[], Result]) -> Result | None:
+    def _look(
+        self, request: Callable[[], Result], *, patience: float | None = None
+    ) -> Result | None:
         """Returns what there is to see; None, and one warning, if it may not be seen."""
         try:
-            answer: Result | None = self._ask(request, missing=lambda _: None)
+            answer: Result | None = self._ask(request, missing=lambda _: None, patience=patience)
             return answer
         except ForbiddenError as error:
             if error.right not in self._forbidden:
@@ -245,16 +280,17 @@ class Cluster:
             try:
                 answer = request()
             except (client.ApiException, urllib3.exceptions.HTTPError) as error:
-                cause = trouble(error)
+                cause = trouble(error, is_known=self._is_known)
                 self._tell(cause)
                 if cause is None:
                     raise
             else:
+                self._is_known = True
                 self._tell(None)
                 return answer
             left = deadline - time.monotonic()
             if left <= 0:
-                raise StepFailedError(
+                raise UnavailableError(
                     f"Kubernetes' API server has not answered for {patience:.0f} s: {cause}"
                 )
             time.sleep(min(pause, left))

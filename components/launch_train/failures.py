@@ -159,7 +159,7 @@ def waits_for(pod: client.V1Pod) -> str:
 
 def warnings_about(cluster: Cluster, job_name: str) -> list[str]:
     """Returns the last warnings of Kubernetes about a job and all that belongs to it."""
-    events = [event for event in cluster.events(job_name) if event.type == "Warning"]
+    events = cluster.warnings(job_name)
     events.sort(key=lambda event: str(event.last_timestamp or event.event_time or ""))
     return [
         f"{event.involved_object.kind} {event.involved_object.name}: "

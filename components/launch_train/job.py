@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from components.launch_train.settings import Settings
@@ -16,6 +17,9 @@ MAX_SECONDS = 14 * 24 * 60 * 60
 _SLACK_SECONDS = 600
 """How much longer than the launcher the operator waits: it ends a job whose launcher is gone."""
 
+RUN_ANNOTATION = "tzrec.pipelines/run"
+"""Of a job: the pipeline run that has made it."""
+
 _MAX_NAME = 45
 """Pods get longer names, which must fit into 63 characters."""
 _HASH_LENGTH = 8
@@ -27,6 +31,7 @@ class Job:
 
     Attributes:
         name: Of the job; pods are named after it.
+        run_id: Of the pipeline run.
         namespace: Of the job, its pods, claims and secrets.
         image: Of the pods.
         command: What each pod runs.
@@ -40,6 +45,7 @@ class Job:
     """
 
     name: str
+    run_id: str
     namespace: str
     image: str
     command: Sequence[str]
@@ -85,14 +91,14 @@ class Kind:
         return self.pods.format(name=job_name)
 
 
-def job_name(pipeline_run_id: str, run_dir: str) -> str:
-    """Returns the name that every attempt of a step finds its job by; no other run has it.
+def job_name(volume: str, run_dir: str) -> str:
+    """Returns the name of the one job that may train in a run directory, whoever makes it.
 
-    >>> job_name("20260101-120000-ab12", "/runs/1")
-    'tzrec-20260101-120000-ab12-bc5d8b3b'
+    >>> job_name("tzrec-runs", "/runs/first")
+    'tzrec-first-95ea4464'
     """
-    readable = re.sub(r"[^a-z0-9]+", "-", pipeline_run_id.lower())
-    digest = hashlib.sha256(f"{pipeline_run_id}\n{run_dir}".encode()).hexdigest()[:_HASH_LENGTH]
+    readable = re.sub(r"[^a-z0-9]+", "-", PurePosixPath(run_dir).name.lower())
+    digest = hashlib.sha256(f"{volume}\n{run_dir}".encode()).hexdigest()[:_HASH_LENGTH]
     stem = f"tzrec-{readable}"[: _MAX_NAME - _HASH_LENGTH - 1].rstrip("-")
     return f"{stem}-{digest}"
 
@@ -111,7 +117,12 @@ def manifest_of(kind: Kind, job: Job, spec: Manifest) -> Manifest:
     labels = {**job.settings.labels, "app.kubernetes.io/name": "tzrec-pipelines"}
     if job.settings.queue:
         labels["kueue.x-k8s.io/queue-name"] = job.settings.queue
-    metadata: Manifest = {"name": job.name, "namespace": job.namespace, "labels": labels}
+    metadata: Manifest = {
+        "name": job.name,
+        "namespace": job.namespace,
+        "labels": labels,
+        "annotations": {RUN_ANNOTATION: job.run_id},
+    }
     if job.owner is not None:
         metadata["ownerReferences"] = [job.owner]
     return {

@@ -11,7 +11,8 @@ from kubernetes import client
 
 from components.launch_train.cluster import Cluster
 from components.launch_train.failures import is_running, waits_for, warnings_about
-from components.launch_train.job import Kind, Manifest
+from components.launch_train.job import RUN_ANNOTATION, Kind, Manifest
+from components.launch_train.refusals import UnavailableError
 from components.launch_train.replicas import Replicas
 from components.steps import StepFailedError
 
@@ -23,6 +24,8 @@ _CANCEL_SECONDS = 15.0
 """For the one request that a launcher that is told to stop has left to make."""
 _GONE_SECONDS = 900.0
 """For the pods of an earlier job to end, which may be saving a checkpoint."""
+_AWAY_SECONDS = 2 * 60 * 60.0
+"""For an API server that is away while a job runs, which goes on without it."""
 
 
 class JobRun:
@@ -64,21 +67,23 @@ class JobRun:
         """Makes the job, or finds it, and shows how it goes until it has succeeded.
 
         A job that is there from an earlier attempt is followed to its end. One that has failed,
-        or succeeded without doing its work, is deleted and made anew.
+        or succeeded without doing its work, is deleted and made anew, and so is one that an earlier
+        pipeline run has left behind.
 
         Args:
             is_done: Returns whether the work of a job that has succeeded is there.
             prepare: Is called before a job is made.
 
         Raises:
-            StepFailedError: It has failed, was deleted or took too long, or the cluster refuses.
+            StepFailedError: It has failed, was deleted or took too long, another run watches it, or
+                the cluster refuses.
             SystemExit: The launcher was told to stop; the job is deleted.
             KeyboardInterrupt: Likewise.
         """
         try:
             if self._is_there(is_done) or not self._make(prepare):
                 self._adopt()
-            self._follow()
+            self._follow(is_done)
         except (SystemExit, KeyboardInterrupt):
             self._cancel()
             raise
@@ -89,15 +94,32 @@ class JobRun:
         if job is None:
             return False
         if not is_being_deleted(job):
-            outcome = self._outcome(job)
-            if outcome is None or (outcome and is_done()):
+            what = self._unusable(job, is_done)
+            if not what:
                 log.info("%s is there already, from an earlier attempt; following it", self._title)
                 return True
-            what = "has done nothing that is still there" if outcome else "has failed"
             log.info("%s is there from an earlier attempt, and %s; anew", self._title, what)
             self._cluster.delete(self._kind, self._name)
         self._wait_until_gone()
         return False
+
+    def _unusable(self, job: Manifest, is_done: Callable[[], bool]) -> str:
+        """Returns why a job that is there is not to be followed; empty if it is."""
+        match self._outcome(job):
+            case True:
+                return "" if is_done() else "has done nothing that is still there"
+            case False:
+                return "has failed"
+        run, own = run_of(job), run_of(self._manifest)
+        if run == own:
+            return ""
+        for owner in job["metadata"].get("ownerReferences", []):
+            if self._cluster.is_at_work(owner):
+                raise StepFailedError(
+                    f"{self._title} is of pipeline run {run}, whose pod {owner['name']} is at "
+                    "work: one training at a time in a run directory"
+                )
+        return f"is of pipeline run {run}, whose launcher is gone"
 
     def _wait_until_gone(self) -> None:
         deadline = time.monotonic() + _GONE_SECONDS
@@ -136,17 +158,24 @@ class JobRun:
         except StepFailedError as error:
             log.error("%s could not be deleted: %s", self._title, error)
 
-    def _follow(self) -> None:
-        with self._replicas:
-            while not self._is_over():
-                time.sleep(self._interval)
+    def _follow(self, is_done: Callable[[], bool]) -> None:
+        try:
+            with self._replicas:
+                while not self._is_over(is_done):
+                    time.sleep(self._interval)
+        except UnavailableError as error:
+            raise StepFailedError(
+                f"{error}; {self._title} goes on, and the next attempt follows it"
+            ) from error
 
-    def _is_over(self) -> bool:
-        job = self._cluster.job(self._kind, self._name)
+    def _is_over(self, is_done: Callable[[], bool]) -> bool:
+        job = self._cluster.job(self._kind, self._name, patience=_AWAY_SECONDS)
         if job is None or is_being_deleted(job) or self._is_another(job):
+            if is_done():  # a job that has ended may be deleted at once
+                return True
             raise StepFailedError(f"{self._title} was deleted by somebody else")
         self._tell_conditions(job)
-        pods = self._cluster.pods(self._kind.selector(self._name))
+        pods = self._cluster.pods(self._kind.selector(self._name), patience=_AWAY_SECONDS)
         self._replicas.update(pods)
         match self._outcome(job):
             case True:
@@ -194,7 +223,8 @@ class JobRun:
             self._told_pods = told
             log.info("%s: %s", self._title, told)
         is_unseen = not pods and "Running" in {held["type"] for held in conditions(job)}
-        if running or is_unseen:  # pods cannot be listed without the right to
+        is_waiting = not pods or any(pod.status.phase == "Pending" for pod in pods)
+        if is_unseen or not is_waiting:  # pods cannot be listed without the right to
             self._quiet_since, self._quiet_limit = time.monotonic(), _QUIET_SECONDS
             return
         quiet = time.monotonic() - self._quiet_since
@@ -204,9 +234,9 @@ class JobRun:
         log.warning("%s", self._waiting(job, pods, quiet))
 
     def _waiting(self, job: Manifest, pods: Sequence[client.V1Pod], quiet: float) -> str:
-        """Returns what a job without running pods waits for, as far as the cluster says."""
-        lines = [f"No pod of {self._title} has run for {quiet:.0f} s"]
-        lines += [waits_for(pod) for pod in pods]
+        """Returns what a job waits for whose pods do not all run, as far as the cluster says."""
+        lines = [f"{self._title} has waited for pods for {quiet:.0f} s"]
+        lines += [waits_for(pod) for pod in pods if pod.status.phase == "Pending"]
         if any(condition["type"] == "Suspended" for condition in conditions(job)):
             lines.append("it is suspended: a queue has not admitted it")
         elif not pods and not conditions(job):
@@ -221,6 +251,11 @@ def conditions(job: Manifest) -> list[Manifest]:
     """Returns the conditions that hold."""
     status = job.get("status") or {}
     return [c for c in status.get("conditions") or [] if c["status"] == "True"]
+
+
+def run_of(job: Manifest) -> str:
+    """Returns the pipeline run that has made a job."""
+    return str((job["metadata"].get("annotations") or {}).get(RUN_ANNOTATION, ""))
 
 
 def is_being_deleted(job: Manifest) -> bool:

@@ -105,6 +105,11 @@ class LogFollower:
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` has been called."""
+        return self._closing.is_set()
+
     def close(self) -> None:
         """Tells the thread to read what was written up to now, and to end."""
         self._closing.set()

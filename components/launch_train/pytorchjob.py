@@ -5,8 +5,11 @@ from components.launch_train.job import Job, Kind, Manifest, deadline_seconds, m
 
 _CONTAINER = "pytorch"  # by this name the operator knows it
 _PORT = 23456
-_RENDEZVOUS_SECONDS = 300
+_READ_SECONDS = 300
 """How long a pod waits for the first one; torchrun's own minute is less than to pull an image."""
+_JOIN_SECONDS = 24 * 60 * 60
+"""How long pods wait for those that no node has room for yet. After torchrun's own ten minutes they
+would end, and be restarted, until the job has failed."""
 
 
 def manifest(job: Job) -> Manifest:
@@ -39,7 +42,10 @@ def manifest(job: Job) -> Manifest:
         "elasticPolicy": {
             "rdzvBackend": "c10d",
             "rdzvId": job.name,
-            "rdzvConf": [{"key": "read_timeout", "value": str(_RENDEZVOUS_SECONDS)}],
+            "rdzvConf": [
+                {"key": "read_timeout", "value": str(_READ_SECONDS)},
+                {"key": "join_timeout", "value": str(_JOIN_SECONDS)},
+            ],
             "minReplicas": min_workers,
             "maxReplicas": job.num_workers,
             "maxRestarts": settings.max_restarts,

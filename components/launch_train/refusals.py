@@ -3,13 +3,25 @@
 import json
 import re
 from http import HTTPStatus
+from typing import Any
 
 from kubernetes import client
 
 from components.steps import StepFailedError
 
 _DENIED = re.compile(r'User "(.*)" cannot (\w+) resource "(.*?)"')
+_PASSING = {
+    0,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.CONFLICT,  # of two writers at once, of a quota for example
+    HTTPStatus.GONE,  # of a list that was read page by page for too long
+    HTTPStatus.TOO_MANY_REQUESTS,
+}
 _ROLE = "deploy/ has a Role with the rights that it needs"
+
+
+class UnavailableError(StepFailedError):
+    """The API server has not answered for long."""
 
 
 class ForbiddenError(StepFailedError):
@@ -21,23 +33,46 @@ class ForbiddenError(StepFailedError):
         self.right = right
 
 
-def trouble(error: Exception) -> str | None:
-    """Returns what keeps a request from being answered; None if the answer is final."""
+def trouble(error: Exception, *, is_known: bool) -> str | None:
+    """Returns what keeps a request from being answered; None if the answer is final.
+
+    Args:
+        error: Of the request.
+        is_known: Whether the server has known who asks; if it does not now, it will again.
+    """
     if not isinstance(error, client.ApiException):
         return f"{type(error).__name__}: {error}"
     status = error.status or 0
-    if status >= 500 or status in (0, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT):
+    is_unknown_now = is_known and status == HTTPStatus.UNAUTHORIZED
+    if status >= 500 or status in _PASSING or is_unknown_now:
         return f"{error.status} {message_of(error)}"
     return None
 
 
+def already_exists(error: client.ApiException) -> bool:
+    """Returns whether something is not made because it is there; other conflicts pass."""
+    return error.status == HTTPStatus.CONFLICT and _status(error).get("reason") == "AlreadyExists"
+
+
 def message_of(error: client.ApiException) -> str:
     """Returns what the API server has to say."""
-    body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
+    return str(
+        _status(error).get("message") or _body(error) or error.reason or "no message"
+    ).strip()
+
+
+def _status(error: client.ApiException) -> dict[str, Any]:
+    """Returns the answer's JSON; {} if it is none."""
     try:
-        return str(json.loads(body)["message"])
-    except (TypeError, ValueError, KeyError):
-        return (body or error.reason or "no message").strip()
+        found = json.loads(_body(error))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _body(error: client.ApiException) -> str:
+    body = error.body or ""
+    return body.decode(errors="replace") if isinstance(body, bytes) else str(body)
 
 
 def refusal(error: client.ApiException) -> StepFailedError:

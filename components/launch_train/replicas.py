@@ -64,9 +64,15 @@ class Replicas:
 
     def update(self, pods: Sequence[client.V1Pod]) -> None:
         """Takes note of what the pods are now."""
+        for name in self._logs.keys() - {pod.metadata.name for pod in pods}:
+            self._logs[name].close()  # of a pod that is gone, whose last lines are still of use
+        num_open = sum(not follower.is_closed for follower in self._logs.values())
         for pod in pods:
             name = pod.metadata.name
-            if name not in self._logs and (len(self._logs) < _MAX_LOGS or self._is_first(pod)):
+            if self._is_followed(name):
+                continue
+            if num_open < _MAX_LOGS or self._is_first(pod):
+                num_open += 1
                 self._logs[name] = LogFollower(
                     self._cluster,
                     name,
@@ -75,6 +81,9 @@ class Replicas:
                     show=_show if self._is_first(pod) else None,
                 )
         self._failures.update(pods)
+
+    def _is_followed(self, pod: str) -> bool:
+        return pod in self._logs and not self._logs[pod].is_closed
 
     def failures(self) -> list[str]:
         """Returns how each replica that has failed did so, with its last lines."""

@@ -55,7 +55,8 @@ def launch_train(
 ) -> Outputs:
     """Trains on the prepared rows, like ``train``, but in ``num_workers`` pods.
 
-    An attempt that finds the job of an earlier one goes on watching it.
+    An attempt that finds the job of an earlier one goes on watching it. The job of an earlier run,
+    which nobody watches, is stopped first: it saves its work, which this training goes on from.
 
     Args:
         run_dir: A folder on the volume that prepare_data has filled; gets ``checkpoints``.
@@ -95,7 +96,8 @@ def launch_train(
     info = place.read_info()
     cluster = connect()
     job = Job(
-        name=job_name(info.pipeline_run_id, str(place.path)),
+        name=job_name(volume, str(place.path)),
+        run_id=info.pipeline_run_id,
         namespace=cluster.namespace,
         image=image,
         command=["python3", "-u", "-m", "components.train.worker", f"--run_dir={place.path}"],

@@ -1,4 +1,4 @@
-"""A training as a TrainJob of Kubeflow Trainer, version 2.2 or later.
+"""A training as a TrainJob of Kubeflow Trainer, version 2.3 or later.
 
 Its runtime ``torch-distributed``, which comes with it, has the pods; a TrainJob changes what it is
 allowed to. How often pods are restarted, for one, is the runtime's decision.
@@ -77,7 +77,7 @@ TRAINJOB = Kind(
     group="trainer.kubeflow.org",
     version="v1alpha1",
     plural="trainjobs",
-    operator="Kubeflow Trainer 2.2 or later",
+    operator="Kubeflow Trainer 2.3 or later",
     container=_CONTAINER,
     succeeded="Complete",
     pods="jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name=node",

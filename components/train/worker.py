@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components import child, steps
-from components.train import command
 from tzrec_core import command_line
 from tzrec_core.run_dir import RunDir
 
@@ -22,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     A pod's first process never dies of a signal that it does not expect, and torchrun does not
     expect any until it has imported torch: this process does, and stops torchrun.
     """
+    from components.train import command  # takes time, so not before a signal is expected
+
     flags = command_line.parser(__doc__)
     flags.add_argument("--run_dir", required=True, help="a folder that prepare_data has filled")
     place = RunDir(flags.parse_args(argv).run_dir)

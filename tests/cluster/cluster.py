@@ -186,8 +186,11 @@ class Namespace:
 
         return wait_until(find, f"condition {kind} of {job}", seconds=seconds)
 
-    def wait_until_gone(self, *names: str, seconds: float = 300) -> None:
-        """Waits until there is neither a job nor a container of any pod with these names."""
+    def wait_until_gone(self, *names: str, seconds: float = 400) -> None:
+        """Waits until there is neither a job nor a container of any pod with these names.
+
+        A worker has 330 s to save its work.
+        """
 
         def find() -> bool | None:
             is_gone = not self.jobs() and not self.pods().keys() & set(names)

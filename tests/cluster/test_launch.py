@@ -6,6 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from components.launch_train.job import job_name
+from components.volume import CLAIM
 from tests.cluster.cluster import wait_until
 from tests.cluster.workplace import RUN_DIR
 from tzrec_core.training import finished
@@ -30,6 +31,13 @@ def outcome(namespace, pod="launcher"):
 def checkpoint_step(log):
     """Returns what the step has printed at the end."""
     return json.loads(log[log.rindex("\n{\n") :])["checkpoint_step"]
+
+
+def restored_step(log):
+    """Returns the step that the training last went on from."""
+    restored = [line for line in log.splitlines() if "Restored" in line]
+    assert restored, log
+    return int(restored[-1].partition("model.ckpt-")[2].split()[0].rstrip(":,."))
 
 
 def wait_for_checkpoint(workplace):
@@ -68,7 +76,7 @@ def test_two_workers_train_until_rank_0_has_marked_the_end(workplace, mlflow):
     worker_log = namespace.log(worker)
 
     assert code == 0, log
-    assert job == job_name(namespace.name, RUN_DIR)
+    assert job == job_name(CLAIM, RUN_DIR)
     marker = finished.read(workplace.run_dir / "checkpoints")
     assert marker.world_size == 2
     assert checkpoint_step(log) == marker.global_step == workplace.checkpoints()[-1]
@@ -114,10 +122,7 @@ def test_a_worker_that_is_killed_costs_no_more_than_the_steps_since_the_last_che
 
     assert code == 0, log
     assert f"{worker}: exit code 137" in log
-    restored = [line for line in log.splitlines() if "Restored" in line]
-    assert restored, log
-    step = int(restored[-1].partition("model.ckpt-")[2].split()[0].rstrip(":,."))
-    assert step >= before
+    assert restored_step(log) >= before
     assert checkpoint_step(log) == workplace.checkpoints()[-1]
 
 
@@ -141,6 +146,27 @@ def test_a_launcher_that_is_killed_finds_its_job_again(workplace):
     assert checkpoint_step(log) == workplace.checkpoints()[-1]
 
 
+def test_a_run_that_is_submitted_again_stops_what_an_earlier_one_has_left_behind(workplace):
+    namespace = workplace.namespace
+    make_long(workplace)
+
+    workplace.start_launcher()
+    job, _, _ = workers_of(namespace)
+    uid = namespace.jobs()[job]["metadata"]["uid"]
+    before = wait_for_checkpoint(workplace)[-1]
+    namespace.container("launcher").kill("SIGKILL")
+    assert outcome(namespace)[0] == 137
+    info = workplace.run_dir / "run.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), "pipeline_run_id": "another"}))
+    workplace.start_launcher("again")
+    code, log = outcome(namespace, "again")
+
+    assert code == 0, log
+    assert "whose launcher is gone; anew" in log
+    assert namespace.jobs()[job]["metadata"]["uid"] != uid
+    assert restored_step(log) >= before
+
+
 def test_a_launcher_that_is_told_to_stop_takes_its_job_along(workplace):
     namespace = workplace.namespace
     make_long(workplace)
@@ -162,6 +188,7 @@ def test_a_job_is_deleted_with_the_pod_that_watches_it(workplace):
 
     workplace.start_launcher()
     _, *workers = workers_of(namespace)
+    wait_for_checkpoint(workplace)
     pod = f"/api/v1/namespaces/{namespace.name}/pods/launcher"
     namespace.api.delete(pod, gracePeriodSeconds=0)
 

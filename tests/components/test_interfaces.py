@@ -119,9 +119,9 @@ def test_the_launcher_runs_in_an_image_without_torch_and_arrow():
     assert "--worker_json" in run_without([*IN_RUNTIME_ONLY, "kfp", "docker"], program)
 
 
-def test_the_entry_point_and_the_commands_need_only_the_standard_library():
+def test_entry_points_import_only_the_standard_library_before_they_expect_a_signal():
     code = (
-        "import sys; import components.kfp_entry, components.cli\n"
+        "import sys; import components.kfp_entry, components.cli, components.train.worker\n"
         "third = {name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)\n"
         "print(*sorted(third))"
     )

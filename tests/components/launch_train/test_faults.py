@@ -7,6 +7,7 @@ import pytest
 from kubernetes import client, config
 
 from components.launch_train import cluster as clusters
+from components.launch_train import life_cycle
 from components.launch_train.cluster import Cluster
 from components.launch_train.pytorchjob import PYTORCHJOB
 from components.steps import StepFailedError
@@ -35,7 +36,7 @@ def deny(verb, resource, group=""):
     return kmock.KubernetesError(403, "Forbidden", message)
 
 
-@pytest.mark.parametrize("status", [429, 500, 503, 504])
+@pytest.mark.parametrize("status", [409, 410, 429, 500, 503, 504])
 @pytest.mark.parametrize("action", [kmock.action.CREATE, kmock.action.FETCH])
 def test_a_hiccup_of_the_server_costs_one_warning(cluster, caplog, status, action):
     cluster.api[action, cluster.resource][:3] << status
@@ -159,7 +160,9 @@ def test_what_a_server_finds_wrong_with_a_job_is_passed_on_at_once(cluster, stat
 
 def test_a_job_that_somebody_else_makes_at_the_same_time_is_followed(cluster, caplog):
     # As it also is if the answer to the first of two requests was lost.
-    cluster.api[kmock.action.CREATE, cluster.resource] << 409
+    cluster.api[kmock.action.CREATE, cluster.resource] << kmock.KubernetesError(
+        409, "AlreadyExists", f'pytorchjobs "{NAME}" already exists'
+    )
     cluster.script.extend([begin(cluster), succeed(cluster)])
 
     run(cluster)
@@ -177,10 +180,65 @@ def test_an_expired_token_is_an_error_at_once(cluster):
         run(cluster)
 
 
+def test_who_has_been_known_is_let_in_again(cluster, caplog):
+    def forget(name):
+        raise kmock.KubernetesError(401, "Unauthorized", "Unauthorized")
+
+    cluster.script.extend([begin(cluster), forget, forget, succeed(cluster)])
+
+    assert run(cluster) == 1
+    assert any("does not answer, trying again: 401" in line for line in told(caplog))
+
+
+def test_a_server_that_is_away_for_too_long_is_no_end_of_the_job(cluster, monkeypatch):
+    def leave(name):
+        cluster.api[kmock.action.FETCH, cluster.resource].override << 503
+
+    monkeypatch.setattr(life_cycle, "_AWAY_SECONDS", 0.1)
+    cluster.script.extend([begin(cluster), leave])
+
+    with pytest.raises(
+        StepFailedError, match=f"for 0 s: 503.*{NAME} goes on, and the next attempt"
+    ):
+        run(cluster)
+    assert not cluster.requests("DELETE")
+
+
+def test_a_field_that_a_cluster_does_not_know_is_not_to_be_dropped(either):
+    either.script.append(succeed(either))
+    run(either)
+
+    (made,) = either.requests("POST")
+    assert made.params["fieldValidation"] == "Strict"
+
+
 def test_events_that_may_not_be_seen_are_left_out(cluster):
     cluster.api[kmock.action.LIST, EVENTS] << deny("list", "events")
 
-    assert cluster.connect().events(NAME) == []
+    assert cluster.connect().warnings(NAME) == []
+
+
+def test_of_very_many_events_those_about_a_job_are_found(cluster):
+    asked = []
+
+    def page(request):
+        asked.append(dict(request.params))
+        number = len(asked)
+        event = {
+            "metadata": {"name": f"e{number}"}, "type": "Warning", "reason": "Failed",
+            "message": f"page {number}", "involvedObject": {"name": f"{NAME}-worker-{number}"},
+        }  # fmt: skip
+        rest = {"continue": f"after {number}"} if number < 3 else {}
+        other = {**event, "involvedObject": {"name": "other"}}
+        return {"kind": "EventList", "metadata": rest, "items": [event, other]}
+
+    cluster.api[kmock.action.LIST, EVENTS] << page
+
+    found = cluster.connect().warnings(NAME)
+
+    assert [event.message for event in found] == ["page 1", "page 2", "page 3"]
+    assert [query.get("continue") for query in asked] == [None, "after 1", "after 2"]
+    assert {query["fieldSelector"] for query in asked} == {"type=Warning"}
 
 
 def test_outside_a_cluster_the_kubeconfig_says_where_to_go(cluster, tmp_path, monkeypatch):

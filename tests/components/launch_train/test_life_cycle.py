@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from components.launch_train import life_cycle
+from components.launch_train import life_cycle, replicas
 from components.launch_train.job import Job
 from components.launch_train.life_cycle import JobRun
 from components.steps import StepFailedError
@@ -16,8 +16,11 @@ RUNNING = {"state": {"running": {"startedAt": TIME}}}
 
 def manifest(cluster, **changes):
     job = Job(
-        name=NAME, namespace=NAMESPACE, image="img", command=["train"], num_workers=2,
-        num_processes=1, volume="runs", **changes,
+        **{
+            "name": NAME, "run_id": "mine", "namespace": NAMESPACE, "image": "img",
+            "command": ["train"], "num_workers": 2, "num_processes": 1, "volume": "runs",
+            **changes,
+        },
     )  # fmt: skip
     return cluster.kind.manifest(job)
 
@@ -199,11 +202,55 @@ def test_a_job_that_is_being_deleted_is_waited_for(cluster):
     assert run(cluster) == 1
 
 
+def owner_of(cluster, name, phase):
+    """Makes a pod and returns the reference to it."""
+    cluster.pods[name] = {
+        "metadata": {"name": name, "uid": "7", "labels": {}, "creationTimestamp": TIME},
+        "status": {"phase": phase},
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "7"}
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed", None])
+def test_a_job_that_an_earlier_run_has_left_behind_is_stopped_and_made_anew(either, caplog, phase):
+    owner = owner_of(either, "theirs", phase)
+    if phase is None:  # another pod has the name now
+        owner_of(either, "theirs", "Running")
+        owner["uid"] = "6"
+    either.add_job(manifest(either, owner=owner, run_id="theirs"))
+    either.script.extend([begin(either), lambda _: None, begin(either), succeed(either)])
+
+    assert run(either) == 1
+
+    assert len(either.requests("DELETE", NAME)) == 1
+    annotations = either.job(NAME)["metadata"]["annotations"]
+    assert annotations == {"tzrec.pipelines/run": "mine"}
+    assert any("is of pipeline run theirs, whose launcher is gone" in line for line in told(caplog))
+
+
+def test_a_job_that_another_run_watches_is_left_alone(either):
+    owner = owner_of(either, "theirs", "Running")
+    either.add_job(manifest(either, owner=owner, run_id="theirs"))
+    either.script.append(begin(either))
+
+    with pytest.raises(StepFailedError, match="run theirs, whose pod theirs is at work: one tr"):
+        run(either)
+
+    assert not either.requests("DELETE")
+    assert not either.requests("POST")
+
+
 def test_a_job_that_somebody_deletes_is_an_error(cluster):
     cluster.script.extend([begin(cluster), cluster.delete_job])
 
     with pytest.raises(StepFailedError, match=f"{NAME} was deleted by somebody else"):
-        run(cluster)
+        run(cluster, is_done=False)
+
+
+def test_a_job_that_is_deleted_as_soon_as_it_has_ended_is_a_success(cluster):
+    cluster.script.extend([begin(cluster), cluster.delete_job])
+
+    assert run(cluster, is_done=True) == 1
 
 
 def test_another_job_of_the_same_name_is_not_taken_for_it(cluster):
@@ -213,7 +260,7 @@ def test_another_job_of_the_same_name_is_not_taken_for_it(cluster):
     cluster.script.extend([begin(cluster), replace])
 
     with pytest.raises(StepFailedError, match="deleted by somebody else"):
-        run(cluster)
+        run(cluster, is_done=False)
 
 
 def test_a_job_that_takes_too_long_is_deleted(either):
@@ -274,7 +321,7 @@ def test_pods_that_do_not_start_are_told_of_with_their_reasons(cluster, caplog, 
     run(cluster)
 
     assert f"{NAME}-worker-1 is Pending: ImagePullBackOff: no such image" in told(caplog)
-    (quiet, *_) = [line for line in told(caplog) if line.startswith("No pod of")]
+    (quiet, *_) = [line for line in told(caplog) if "has waited for pods" in line]
     assert f"{NAME}-worker-0 is Pending: Unschedulable: {message}" in quiet
     assert f"Pod {NAME}-worker-1: Failed: pull access denied" in quiet
 
@@ -284,7 +331,7 @@ def test_a_job_that_nobody_looks_after_is_told_of(either, caplog, monkeypatch):
     either.script.extend([lambda _: None] * 3 + [succeed(either)])
     run(either)
 
-    (quiet, *_) = [line for line in told(caplog) if line.startswith("No pod of")]
+    (quiet, *_) = [line for line in told(caplog) if "has waited for pods" in line]
     assert f"nobody looks after it: is {either.kind.operator} running?" in quiet
 
 
@@ -311,3 +358,44 @@ def test_a_log_is_shown_once_over_a_restart_of_its_container(cluster, capsys):
     run(cluster)
 
     assert capsys.readouterr().out == "0: one\n0: two\n0: last words\nagain\n"
+
+
+def test_a_pod_that_no_node_has_room_for_is_told_of_though_others_run(cluster, caplog, monkeypatch):
+    monkeypatch.setattr(life_cycle, "_QUIET_SECONDS", 0.01)
+
+    def half(name):
+        begin(cluster)(name)
+        cluster.set_pod(name, 1, phase="Pending")
+
+    cluster.script.extend([half, *[lambda _: None] * 3, begin(cluster), succeed(cluster)])
+    run(cluster)
+
+    (quiet, *_) = [line for line in told(caplog) if "has waited for pods" in line]
+    assert f"{NAME}-worker-1 is Pending" in quiet
+    assert f"{NAME}-worker-0" not in quiet
+
+
+def test_nobody_asks_for_logs_of_pods_that_are_gone(cluster, monkeypatch, capsys):
+    monkeypatch.setattr(replicas, "_MAX_LOGS", 2)
+
+    def again(name):  # a Job gives restarted pods other names
+        cluster.pods = {
+            f"{old}-b": {**pod, "metadata": {**pod["metadata"], "name": f"{old}-b", "uid": old}}
+            for old, pod in cluster.pods.items()
+        }
+        cluster.logs = {(f"{pod}-b", which): log for (pod, which), log in cluster.logs.items()}
+
+    def lose(name):
+        cluster.set_pod(name, 1, phase="Failed", state=ended(1))
+        failed = cluster.pods.pop(f"{name}-worker-1")
+        cluster.pods[f"{name}-worker-1-b"]["status"] = failed["status"]
+
+    pauses = [lambda _: None] * 4
+    cluster.script.extend([begin(cluster), *pauses, again, *pauses, lose, *pauses, fail(cluster)])
+
+    with pytest.raises(StepFailedError, match=r"worker-1-b: exit code 1, Error: 1: Training Epoch"):
+        run(cluster)
+
+    asked = [request.name for request in cluster.log_requests if "tailLines" not in request.params]
+    assert f"{NAME}-worker-1-b" in asked
+    assert not [name for name in asked[asked.index(f"{NAME}-worker-1-b") + 4 :] if "-b" not in name]

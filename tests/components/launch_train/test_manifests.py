@@ -85,7 +85,8 @@ OF_A_PYTORCHJOB = {
 OWNER = {"apiVersion": "v1", "kind": "Pod", "name": "launcher", "uid": "1"}
 JOBS = st.builds(
     Job,
-    name=st.builds(job_name, st.text(max_size=60), st.text(max_size=20)),
+    name=st.builds(job_name, st.text(max_size=20), st.text(max_size=60)),
+    run_id=st.text(max_size=20),
     namespace=NAMES,
     image=st.just("registry/runtime@sha256:1"),
     command=st.just(["python3", "-m", "components.train.worker"]),
@@ -137,7 +138,7 @@ def as_pod(trainjob):
 
 def job(worker_json="", **changes):
     values = {
-        "name": "tzrec-a", "namespace": "ns", "image": "img", "command": ["train"],
+        "name": "tzrec-a", "run_id": "1", "namespace": "ns", "image": "img", "command": ["train"],
         "num_workers": 3, "num_processes": 2, "volume": "runs", **changes,
     }  # fmt: skip
     return Job(**values, settings=parse(worker_json))
@@ -172,6 +173,17 @@ def test_a_worker_has_no_rights_and_no_token(kind):
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert template["spec"].get("automountServiceAccountToken") is False or token in mounted
     assert {"/runs", "/dev/shm", "/tmp"} <= mounted
+
+
+@KINDS
+def test_a_node_is_not_saved_at_the_cost_of_a_training_unless_the_user_says_so(kind):
+    template, _ = pods(kind.manifest(job()))
+    asked, _ = pods(kind.manifest(job('{"annotations": {"karpenter.sh/do-not-disrupt": "false"}}')))
+
+    annotations = template["metadata"]["annotations"]
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+    assert asked["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] == "false"
 
 
 @KINDS
@@ -229,6 +241,8 @@ def test_a_pytorchjob_is_elastic_and_says_how_many_processes_a_pod_has():
     assert (policy["minReplicas"], policy["maxReplicas"], policy["maxRestarts"]) == (2, 3, 5)
     assert policy["rdzvBackend"] == "c10d"
     assert policy["rdzvId"] == "tzrec-a"
+    waits = {entry["key"]: int(entry["value"]) for entry in policy["rdzvConf"]}
+    assert waits["join_timeout"] > 3600  # torchrun's 600 s are less than to get a node
     assert spec["runPolicy"]["schedulingPolicy"] == {"minAvailable": 2}
     assert spec["pytorchReplicaSpecs"]["Worker"]["replicas"] == 3
 
@@ -256,11 +270,12 @@ def test_a_trainjob_refuses_what_its_runtime_decides(text):
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
-def test_a_name_is_the_same_each_time_and_leaves_room_for_the_pods(run_id, run_dir):
-    name = job_name(run_id, run_dir)
+def test_a_name_is_the_same_each_time_and_leaves_room_for_the_pods(volume, run_dir):
+    name = job_name(volume, run_dir)
 
-    assert name == job_name(run_id, run_dir)
-    assert name != job_name(run_id, run_dir + "x")
+    assert name == job_name(volume, run_dir)
+    assert name != job_name(volume, run_dir + "x")
+    assert name != job_name(volume + "x", run_dir)
     assert len(f"{name}-node-0-99999") <= 63
 
 

@@ -16,6 +16,7 @@ from components.launch_train.job import job_name
 from components.launch_train.step import launch_train
 from components.prepare_data.step import prepare_data
 from components.steps import StepFailedError
+from components.volume import CLAIM
 from tests.components.launch_train.fake_cluster import NAMESPACE, TIME
 from tests.components.launch_train.test_life_cycle import begin, fail, succeed, told
 from tests.pipeline_inputs import CONFIG, write_click_logs
@@ -59,7 +60,7 @@ def launch(place, **parameters):
 
 
 def name_of(place):
-    return job_name(place.read_info().pipeline_run_id, str(place.path))
+    return job_name(CLAIM, str(place.path))
 
 
 def train(place, global_step=8):
