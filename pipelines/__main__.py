@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     command = commands.add_parser(
         "submit", help="run the pipeline on a KFP server", allow_abbrev=False,
-        description="KFP_TOKEN and KFP_COOKIE in the environment are credentials.",
+        description="Credentials come from the environment: KFP_TOKEN, or the file KFP_TOKEN_FILE, "
+        "or KFP_COOKIE. With --wait the exit code is 1 if the run fails, 2 if nobody tells.",
     )  # fmt: skip
     command.add_argument("--host", required=True, help="of KFP: http://127.0.0.1:8080")
     command.add_argument("--experiment", default="tzrec", help="of KFP; default: %(default)s")
@@ -133,7 +134,8 @@ def submit_run(arguments: argparse.Namespace) -> None:
     from pipelines import submit
     from pipelines.kfp_server import KfpServer
 
-    token, cookie = os.environ.get("KFP_TOKEN", ""), os.environ.get("KFP_COOKIE", "")
+    cookie, token_file = os.environ.get("KFP_COOKIE", ""), os.environ.get("KFP_TOKEN_FILE", "")
+    token = Path(token_file) if token_file else os.environ.get("KFP_TOKEN", "")
     server = KfpServer(arguments.host, token=token, cookie=cookie)
     with compiled(arguments.yaml) as path:
         run_id = submit.submit(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
@@ -30,12 +31,13 @@ class KfpServer:
     Certificates are checked against the system's, or those that ``SSL_CERT_FILE`` names.
     """
 
-    def __init__(self, host: str, *, token: str = "", cookie: str = "") -> None:
+    def __init__(self, host: str, *, token: str | Path = "", cookie: str = "") -> None:
         """Takes the address that the browser shows, up to the ``#``, and credentials, if any.
 
         Args:
             host: As http://127.0.0.1:8080 or https://kubeflow.example/pipeline.
-            token: For the header ``Authorization: Bearer``.
+            token: For the header ``Authorization: Bearer``; or the file that has it, which is read
+                for each request, as a pod's token is replaced before it expires.
             cookie: For the header ``Cookie``, of a session that a browser has opened.
 
         Raises:
@@ -46,8 +48,7 @@ class KfpServer:
         self._host = host.partition("#")[0].rstrip("/")
         self._opener = build_opener(_NoRedirects)
         self._headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._token = token
         if cookie:
             self._headers["Cookie"] = cookie
 
@@ -87,6 +88,9 @@ class KfpServer:
         """
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
         request = Request(self._host + _API + path, data, self._headers, method=method)
+        if self._token:
+            token = self._token if isinstance(self._token, str) else self._token.read_text().strip()
+            request.add_header("Authorization", f"Bearer {token}")
         try:
             with self._opener.open(request, timeout=_SECONDS) as response:
                 text = response.read()
@@ -118,7 +122,8 @@ class KfpServer:
             case 401 | 403:
                 return ValueError(
                     f"{self._host} refuses access ({error.code}): {said}; it needs the token of "
-                    "somebody who may do this in KFP_TOKEN, or a session's cookie in KFP_COOKIE"
+                    "somebody who may do this in KFP_TOKEN or the file KFP_TOKEN_FILE, or a "
+                    "session's cookie in KFP_COOKIE"
                 )
             case 404:
                 return ValueError(

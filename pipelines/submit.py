@@ -78,6 +78,9 @@ def wait(server: KfpServer, run_id: str, *, poll_seconds: float = 10.0) -> None:
         try:
             run = server.run(run_id)
             answered = time.monotonic()
+        except ValueError as error:  # a token that has expired, for one
+            page = server.page(run_id)
+            raise ValueError(f"{error}; run {run_id} goes on all the same: {page}") from None
         except ServerUnavailableError:
             if time.monotonic() - answered > _PATIENCE_SECONDS:
                 raise

@@ -136,6 +136,28 @@ def test_the_command_prints_the_page_of_the_run_and_waits_for_its_end(api, compi
     assert "secret-token" not in ended.stdout + ended.stderr
 
 
+def test_a_token_that_is_replaced_in_its_file_is_read_anew(api, compiled, tmp_path):
+    file = tmp_path / "token"
+    server = KfpServer(api.host, token=file)
+    for api.token in ("first", "second"):
+        file.write_text(f"{api.token}\n")
+        submit.submit(server, compiled, CONFIG, **NAMES)
+
+    ended = command(
+        api, compiled, "pipeline_config=/runs/my.config",
+        env={"KFP_TOKEN_FILE": str(file), "KFP_TOKEN": "old"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert len(api.runs) == 3
+
+
+def test_a_token_that_expires_while_one_waits_does_not_mean_that_the_run_has_failed(api):
+    api.failures = [401]
+
+    with pytest.raises(ValueError, match=r"refuses access \(401\).*; run r7 goes on all the same"):
+        submit.wait(KfpServer(api.host), "r7", poll_seconds=0)
+
+
 def test_a_server_that_does_not_know_the_caller_says_what_to_set(api, compiled):
     api.token = "secret-token"
 
