@@ -1,15 +1,20 @@
 """Runs a command for a step: its output shown as it comes, and kept; stopped when the step is."""
 
+import codecs
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
-_NUM_KEPT_LINES = 2000
+NUM_KEPT_LINES = 2000
+MAX_DEAF_SECONDS = 1.0
+"""How long to wait at once: a signal that comes just before a call blocks is handled after it."""
+
 _OWN_ERROR = "error: "
 _PYTHON_ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)(: .*)?")
 _TORCHRUN_ERROR = "torch.distributed.elastic"
@@ -34,19 +39,18 @@ def run(command: Sequence[str], *, env: Mapping[str, str]) -> Ended:
         env={**os.environ, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+        bufsize=0,
     )
     assert process.stdout is not None
-    lines: deque[str] = deque(maxlen=_NUM_KEPT_LINES)
+    lines: deque[str] = deque(maxlen=NUM_KEPT_LINES)
     try:
-        _show(process.stdout, lines)
+        show(_chunks(process.stdout), lines)
         return Ended(process.wait(), list(lines))
     except BaseException:
         # A terminal interrupts every process, and each then tells its own child to stop.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         process.terminate()
-        _show(process.stdout, lines)  # a full pipe would keep it from ending
+        show(_chunks(process.stdout), lines)  # a full pipe would keep it from ending
         process.wait()
         raise
     finally:
@@ -74,8 +78,30 @@ def error_of(lines: Sequence[str]) -> str:
     return written[-1] if written else "it wrote nothing"
 
 
-def _show(output: IO[str], lines: deque[str]) -> None:
-    for line in output:
+def show(chunks: Iterable[bytes], kept: deque[str]) -> None:
+    """Shows output line by line, as it comes in pieces that end anywhere, and keeps it."""
+    for line in _lines(chunks):
         sys.stdout.write(line)
         sys.stdout.flush()
-        lines.append(line)
+        kept.append(line)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    rest = ""
+    for chunk in chunks:
+        *whole, rest = (rest + decoder.decode(chunk)).split("\n")
+        yield from (f"{line}\n" for line in whole)
+    rest += decoder.decode(b"", final=True)
+    if rest:
+        yield rest
+
+
+def _chunks(output: IO[bytes]) -> Iterator[bytes]:
+    while True:
+        readable, _, _ = select.select([output], [], [], MAX_DEAF_SECONDS)
+        if readable:
+            chunk = output.read(1 << 16)
+            if not chunk:
+                return
+            yield chunk

@@ -63,9 +63,12 @@ def load(step: str) -> Step:
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Runs ``main`` and ends the process, as every command does.
 
-    Beyond that, the exit code is 1 for a step that failed, 143 for one that was told to stop.
+    Beyond that, the exit code is 1 for a step that failed, 143 for one that was told to stop, and
+    129 for one whose terminal was closed.
     """
     signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _stop)
     try:
         command_line.run(main, argv)
     except StepFailedError as error:
@@ -76,4 +79,5 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
 
 def _stop(signum: int, _: FrameType | None) -> None:
     """Unwinds the stack, so that a child process is stopped and the MLflow run is ended."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed may say so twice
     sys.exit(128 + signum)

@@ -1,9 +1,17 @@
 import shutil
+import signal
 
 import pytest
 import torch
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
+
+# Who is started in the background, or by nohup, ignores these two, and so would all that tests
+# start in order to interrupt it. What is handled is not handed on.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

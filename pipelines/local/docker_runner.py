@@ -1,13 +1,11 @@
 """Runs each step in a container of its image, with no more rights and folders than it needs."""
 
-import codecs
 import fcntl
 import os
 import signal
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from urllib.parse import urlsplit
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, Mount
+from docker.utils.config import load_general_config
 
 from components import child
 from pipelines.local import mlflow_server
@@ -28,10 +27,22 @@ _SAVING_SECONDS = 330
 """What a step that is stopped has to save its work; torchrun, in it, lets its ranks have 300."""
 _SHARED_MEMORY = "2g"
 """Ranks and loaders pass tensors through it; what is not used is not taken from the machine."""
-_NUM_KEPT_LINES = 2000
 
-# What MLflow's client and object stores are told by; how many threads a step may use.
-_HANDED_ON = ("MLFLOW_", "AWS_", "OMP_NUM_THREADS")
+# What MLflow's client and object stores are told by; which threads and GPUs a step may use.
+_HANDED_ON = ("MLFLOW_", "AWS_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
+_THIS_MACHINE = ("localhost", "127.0.0.1")
+
+_NO_ANSWER = 70
+"""What a container ends with that has not reached an address: nothing that Docker itself says."""
+_ASK = f"""
+import sys
+from urllib.request import ProxyHandler, build_opener
+try:
+    build_opener(ProxyHandler({{}})).open(sys.argv[1] + "/health", timeout=10)
+except OSError:
+    sys.exit({_NO_ANSWER})
+"""
 
 
 @contextmanager
@@ -44,7 +55,8 @@ def containers(
     file system without capabilities. It has the host's network, so that every address means the
     same in it, the working directory's path, so that relative paths do, and these folders, each
     under its own path: the run directory, to write; the files and folders that parameters and
-    environment name, to read.
+    environment name, to read. Where Docker is in a machine or a network of its own, the first step
+    fails that would not reach a local MLflow store.
 
     Args:
         run_dir: Is made if it is not there.
@@ -57,13 +69,14 @@ def containers(
         ValueError: Docker cannot be reached, a folder cannot be used, or another run is at work
             in ``run_dir``.
     """
-    user = user_of_steps()
     with ExitStack() as stack:
         client = stack.enter_context(_connected())
+        engine = client.info()
+        user = user_of_steps(rootless=_has(engine, "rootless"))
         make_writable(run_dir.path, user, is_ours=run_dir.has_info())
         make_writable(run_dir.path / "kfp", user, is_ours=True)
         stack.enter_context(_alone_in(run_dir))
-        env = {**_handed_on(values), **env}
+        env = {**_no_proxy(), **_handed_on(values), **env}
         readable = [path for text in (*values.values(), *_paths(env)) for path in named_in(text)]
         readable += map(_existing, mounts)
         writable = [run_dir.path]
@@ -73,8 +86,8 @@ def containers(
             writable.append(mlflow_server.artifacts_of(store))
             make_writable(writable[-1], user, is_ours=True)
         settings = {
-            **_rights(user),
-            **_devices(client),
+            **_rights(user, engine),
+            **_devices(engine),
             "working_dir": os.getcwd(),
             "mounts": _mounts(writable, readable, user),
             "labels": {_LABEL: str(run_dir.path)},
@@ -103,7 +116,7 @@ def containers(
                 return child.Ended(1, [f"error: Docker makes no container: {error.explanation}"])
             return _run(container)
 
-        yield run_step
+        yield _once_reached(run_step, env["MLFLOW_TRACKING_URI"]) if is_local else run_step
 
 
 def _is_local(store: str) -> bool:
@@ -117,6 +130,31 @@ def _is_local(store: str) -> bool:
             f"MLFLOW_TRACKING_URI begins with {store.partition(':')[0]!r}"
         )
     return True
+
+
+def _once_reached(run_step: RunStep, address: str) -> RunStep:
+    """Returns what fails the first step if containers do not reach the server at ``address``.
+
+    A program of the step's own image asks: one without Python has no client of MLflow either.
+    """
+    is_asked = False
+
+    def run_checked(
+        image: str, command: Sequence[str], env_of_step: Mapping[str, str]
+    ) -> child.Ended:
+        nonlocal is_asked
+        if not is_asked:
+            is_asked = True
+            if run_step(image, ["python3", "-c", _ASK, address], {}).code == _NO_ANSWER:
+                return child.Ended(1, [
+                    f"error: containers do not reach MLflow at {address}: they do not share this "
+                    "machine's network; enable host networking in Docker Desktop's settings, or "
+                    "set MLFLOW_TRACKING_URI to the address of a server that containers reach, "
+                    "as rootless Docker needs"
+                ])  # fmt: skip
+        return run_step(image, command, env_of_step)
+
+    return run_checked
 
 
 def _mounts(writable: Sequence[Path], readable: Sequence[Path], user: User) -> list[Mount]:
@@ -133,10 +171,9 @@ def _mounts(writable: Sequence[Path], readable: Sequence[Path], user: User) -> l
     ]
 
 
-def _rights(user: User) -> dict[str, Any]:
+def _rights(user: User, engine: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "user": f"{user.uid}:{user.gid}",
-        "group_add": list(map(str, user.other_groups)),
+        **_identity(user, engine),
         "read_only": True,
         "tmpfs": {"/tmp": "mode=1777"},
         "cap_drop": ["ALL"],
@@ -148,11 +185,43 @@ def _rights(user: User) -> dict[str, Any]:
     }
 
 
-def _devices(client: docker.DockerClient) -> dict[str, Any]:
-    """Returns the settings that hand on all GPUs, if Docker has NVIDIA's runtime."""
-    if "nvidia" not in client.info().get("Runtimes", {}):
+def _identity(user: User, engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that make a container's processes the user's, seen from outside."""
+    if _has(engine, "rootless"):  # there the caller is whom containers call root
+        return {"user": "0:0"}
+    settings = {
+        "user": f"{user.uid}:{user.gid}",
+        "group_add": list(map(str, user.other_groups)),
+    }
+    # Else containers have other numbers for users, and may not have the host's network.
+    return {**settings, "userns_mode": "host"} if _has(engine, "userns") else settings
+
+
+def _has(engine: Mapping[str, Any], option: str) -> bool:
+    """Returns whether an engine, as it describes itself, has one of its security options on."""
+    return f"name={option}" in (engine.get("SecurityOptions") or ())
+
+
+def _devices(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that hand on all GPUs, if Docker has NVIDIA's runtime.
+
+    Which of them a step sees is then a matter of CUDA_VISIBLE_DEVICES; if that names none, no
+    container asks for any.
+    """
+    is_wanted = os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    if not is_wanted or "nvidia" not in engine.get("Runtimes", {}):
         return {}
     return {"device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]}
+
+
+def _no_proxy() -> dict[str, str]:
+    """Returns what keeps the proxies of Docker's settings from addresses of this machine.
+
+    Docker's client gives them to every container; exceptions that are set there stay.
+    """
+    proxies = load_general_config().get("proxies", {})
+    theirs = [one["noProxy"] for one in proxies.values() if one.get("noProxy")]
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join([*theirs, *_THIS_MACHINE]))
 
 
 def _handed_on(values: Mapping[str, str]) -> dict[str, str]:
@@ -217,16 +286,17 @@ def _run(container: Any) -> child.Ended:
 
     kfp.local has Docker remove it: one that ends at once is then gone before its exit code is read.
     """
-    lines: deque[str] = deque(maxlen=_NUM_KEPT_LINES)
+    lines: deque[str] = deque(maxlen=child.NUM_KEPT_LINES)
     try:
         # Before it starts, so that nothing it writes is missed. In a thread, which no signal
         # interrupts: what a step writes while it is stopped is shown, too.
         output = container.attach(stdout=True, stderr=True, stream=True)
-        shown = threading.Thread(target=_show, args=(output, lines), daemon=True)
+        shown = threading.Thread(target=child.show, args=(output, lines), daemon=True)
         shown.start()
         try:
             container.start()
-            shown.join()
+            while shown.is_alive():
+                shown.join(child.MAX_DEAF_SECONDS)
             return child.Ended(int(container.wait()["StatusCode"]), list(lines))
         except APIError as error:
             return child.Ended(1, [*lines, f"error: Docker says of its container: {error}"])
@@ -238,22 +308,3 @@ def _run(container: Any) -> child.Ended:
     finally:
         with suppress(NotFound):  # somebody else has removed it
             container.remove(force=True)
-
-
-def _show(output: Iterable[bytes], kept: deque[str]) -> None:
-    for line in _lines(output):
-        sys.stdout.write(line)
-        sys.stdout.flush()
-        kept.append(line)
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Returns the lines of what comes in pieces that end anywhere."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    rest = ""
-    for chunk in chunks:
-        *whole, rest = (rest + decoder.decode(chunk)).split("\n")
-        yield from (f"{line}\n" for line in whole)
-    rest += decoder.decode(b"", final=True)
-    if rest:
-        yield rest

@@ -34,11 +34,15 @@ class User:
 IMAGE_USER = User(1000, 1000)
 
 
-def user_of_steps() -> User:
-    """Returns the caller, whose own their files then are; for root, who no step is, the images'."""
+def user_of_steps(*, rootless: bool) -> User:
+    """Returns the caller, whose own their files then are; for root, who no step is, the images'.
+
+    Args:
+        rootless: Whether the engine is the caller's own, and so has no groups but one to give.
+    """
     if os.getuid() == 0:
         return IMAGE_USER
-    return User(os.getuid(), os.getgid(), tuple(os.getgroups()))
+    return User(os.getuid(), os.getgid(), () if rootless else tuple(os.getgroups()))
 
 
 def make_writable(folder: Path, user: User, *, is_ours: bool) -> None:

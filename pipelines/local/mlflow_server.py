@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import IO
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
+
+import psutil
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +26,13 @@ _USUAL_PORT = 5000
 _START_SECONDS = 300
 _END_SECONDS = 30
 
-# Without the processes for what nobody asks of it here.
-_SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+# Without the processes for what nobody asks of it here, and under no other name: what the caller
+# may have set is for a server of theirs.
+_SETTINGS = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*,localhost:*",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 # Ends the server when its own standard input ends, so also when this process is killed.
 _LEASH = """
@@ -50,8 +58,22 @@ def served(store: str) -> Iterator[str]:
     Raises:
         ValueError: The server does not start; the message is what it wrote last.
     """
-    port = _free_port()
-    address = f"http://{_HOST}:{port}"
+    while True:
+        port = _free_port()
+        with _started(store, port) as (process, output):
+            if _answers(process, port):
+                address = f"http://{_HOST}:{port}"
+                log.info("MLflow shows this run, as long as it lasts, at %s", address)
+                yield address
+                return
+            reason = _last_line(output)
+        if _is_free(port):  # else somebody has taken it meanwhile, and there are others
+            raise ValueError(f"no MLflow server can be started for {store}: {reason}")
+
+
+@contextmanager
+def _started(store: str, port: int) -> Iterator[tuple["subprocess.Popen[bytes]", IO[str]]]:
+    """Gives a server that is told to listen on a port, and what it writes; ends it."""
     command = [
         "sh", "-c", _LEASH, "sh", sys.executable, "-m", "mlflow", "server", f"--host={_HOST}",
         f"--port={port}", "--workers=1", f"--backend-store-uri={store}",
@@ -68,13 +90,7 @@ def served(store: str) -> Iterator[str]:
         )
         assert process.stdin is not None
         try:
-            if not _answers(address, process):
-                output.seek(0)
-                written = [line.strip() for line in output if line.strip()]
-                reason = written[-1] if written else "it wrote nothing"
-                raise ValueError(f"no MLflow server can be started for {store}: {reason}")
-            log.info("MLflow shows this run, as long as it lasts, at %s", address)
-            yield address
+            yield process, output
         finally:
             process.stdin.close()
             try:
@@ -85,25 +101,51 @@ def served(store: str) -> Iterator[str]:
 
 
 def _free_port() -> int:
-    for port in (_USUAL_PORT, 0):
-        with socket.socket() as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                tried.bind((_HOST, port))
-            except OSError:
-                continue
-            return int(tried.getsockname()[1])
-    raise AssertionError("the system has given no port")
+    """Returns the usual port if it is free, else another."""
+    if _is_free(_USUAL_PORT):
+        return _USUAL_PORT
+    with socket.socket() as tried:
+        tried.bind((_HOST, 0))
+        return int(tried.getsockname()[1])
 
 
-def _answers(address: str, process: "subprocess.Popen[bytes]") -> bool:
+def _is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((_HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
     """Returns whether the server answers before it ends, or before it is given up."""
     opener = build_opener(ProxyHandler({}))  # a proxy is not for this machine's own addresses
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with opener.open(f"{address}/health", timeout=5):
-                return True
+            with opener.open(f"http://{_HOST}:{port}/health", timeout=5):
+                # Whoever else has taken the port answers, too, and has other runs.
+                if _listens(process, port):
+                    return True
         except (URLError, OSError):
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     return False
+
+
+def _listens(process: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Returns whether the server, or a process that it has started, listens on a port."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+        sockets = [one for member in family for one in member.net_connections("tcp")]
+    except psutil.NoSuchProcess:  # it ends just now
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets)
+
+
+def _last_line(output: IO[str]) -> str:
+    output.seek(0)
+    written = [line.strip() for line in output if line.strip()]
+    return written[-1] if written else "it wrote nothing"

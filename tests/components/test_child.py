@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import deque
 
 import pytest
 
@@ -68,6 +69,40 @@ def test_a_step_that_is_stopped_stops_its_child_and_waits_until_it_has_saved(sen
     assert step.returncode == code
     assert "saved" in output
     assert output.splitlines().index("saving") < output.splitlines().index("cleaned up")
+
+
+def test_a_signal_that_comes_just_before_the_step_waits_is_handled_all_the_same():
+    """As one that another thread gets, which interrupts no call of the main thread."""
+    deaf = (
+        "import signal, threading, time\n"
+        "threading.Thread(target=time.sleep, args=[60], daemon=True).start()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+    )
+    hearing = "import signal; signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])\n"
+    step = subprocess.Popen(
+        [*PYTHON, deaf + STOPPING.format(inner=hearing + SAVING)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert step.stdout.readline() == "ready\n"
+    step.terminate()
+    output, _ = step.communicate(timeout=30)
+
+    assert step.returncode == 143
+    assert "saved" in output
+
+
+def test_lines_may_come_in_pieces_that_end_anywhere(capsys):
+    text = "eins\nzwei é\r\n\ndrei"
+    for size in (1, 2, 5):
+        whole = text.encode()
+        kept = deque()
+        child.show((whole[i : i + size] for i in range(0, len(whole), size)), kept)
+
+        assert list(kept) == ["eins\n", "zwei é\r\n", "\n", "drei"]
+        assert capsys.readouterr().out == text
+    kept = deque()
+    child.show([b"\xff\n\xc3"], kept)
+    assert list(kept) == ["\ufffd\n", "\ufffd"]
 
 
 def test_a_second_interrupt_kills_a_child_that_does_not_stop():

@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-from pipelines.local.docker_runner import _lines
 from pipelines.local.folders import User, check_readable, make_writable, named_in, user_of_steps
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
@@ -14,14 +13,15 @@ def uids(folder):
     return {path.lstat().st_uid for path in (folder, *folder.rglob("*"))}
 
 
-def test_containers_never_run_as_root_and_else_as_the_caller():
-    user = user_of_steps()
+@pytest.mark.parametrize("rootless", [False, True])
+def test_containers_never_run_as_root_and_else_as_the_caller(rootless):
+    user = user_of_steps(rootless=rootless)
 
     assert user.uid == (os.getuid() or 1000)
 
 
 def test_a_new_folder_is_the_users(tmp_path):
-    user = user_of_steps()
+    user = user_of_steps(rootless=False)
     make_writable(tmp_path / "runs" / "a", user, is_ours=False)
 
     assert uids(tmp_path / "runs" / "a") == {user.uid}
@@ -118,13 +118,3 @@ def test_a_value_names_the_files_and_folders_that_are_there(tmp_path, monkeypatc
     (tmp_path / "clicks" / "part-0.csv").write_text("")
 
     assert named_in(value.format(here=tmp_path.name)) == [tmp_path / name for name in named]
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_lines_are_the_same_however_they_come_in_pieces(size):
-    text = "first é\n\nsecond 世界\nlast"
-    data = text.encode()
-    pieces = [data[i : i + size] for i in range(0, len(data), size)]
-
-    assert list(_lines(pieces)) == text.splitlines(keepends=True)
-    assert list(_lines([b"\xff\n\xc3"])) == ["\ufffd\n", "\ufffd"]

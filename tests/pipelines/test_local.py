@@ -191,7 +191,7 @@ def test_no_workspace_folder_is_left_and_the_run_dir_is_not_taken_for_one(
     assert (tmp_path / "run" / "first.json").exists()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_interrupted_stops_its_step(yaml, tmp_path, sent):
     code = textwrap.dedent("""
         import signal, time
@@ -220,6 +220,18 @@ def test_a_run_that_is_interrupted_stops_its_step(yaml, tmp_path, sent):
 
     assert "stopped" in output.splitlines()
     assert process.returncode == 128 + sent
+
+
+def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed():
+    program = (
+        "import os, signal\nfrom components import steps\n"
+        "steps.run(lambda _: os.kill(os.getpid(), signal.SIGHUP))"
+    )
+
+    nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    ended = subprocess.run(["nohup", sys.executable, "-c", program], **nowhere)
+
+    assert ended.returncode == 0
 
 
 @pytest.mark.parametrize(
