@@ -1,8 +1,10 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 VENV ?= .venv
-# What is installed stays what it is, unless asked otherwise.
-ACCEL ?= $(if $(wildcard $(VENV)/.installed-cuda),cuda,cpu)
+# Images run anywhere, unless asked otherwise; what is installed stays what it is.
+IMAGE_ACCEL := $(or $(ACCEL),cpu)
+INSTALLED = $(if $(wildcard $(VENV)/.installed-cuda),cuda,cpu)
+ACCEL ?= $(INSTALLED)
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 
@@ -74,13 +76,18 @@ typecheck: setup ## Run mypy
 demo: setup ## Generate 300k click logs and run the whole pipeline on them, here, without Docker
 	$(BIN)/python -m pipelines demo $(DEMO_FLAGS)
 
-BUILD_FLAGS = --accel $(ACCEL) $(if $(BASE),--base $(BASE)) $(if $(BUILDER),--builder $(BUILDER))
-images: setup ## Build the container images (ACCEL=cpu|cuda, BASE=an image, BUILDER=buildkit|legacy, IMAGES=some)
+# What they start are the images that run anywhere.
+test-docker test-cluster: IMAGE_ACCEL = cpu
+BUILD_FLAGS = --accel $(IMAGE_ACCEL) $(if $(BASE),--base $(BASE)) $(if $(BUILDER),--builder $(BUILDER))
+# Any environment can build any image: ACCEL is not for what is installed here.
+images: ## Build the container images (ACCEL=cpu|cuda, BASE=an image, BUILDER=buildkit|legacy, IMAGES=some)
+	@$(MAKE) --silent setup ACCEL='$$(INSTALLED)'
 	$(BIN)/python images/build.py $(BUILD_FLAGS) $(IMAGES)
 
 COMPOSE ?= $(if $(shell command -v docker-compose),docker-compose,docker compose)
 up: ## Start MLflow in Docker at http://127.0.0.1:5000 and wait until it answers
-	$(COMPOSE) up -d mlflow
+	@$(COMPOSE) up -d mlflow || { \
+	  echo "error: MLflow is not started; if there is no image of it, 'make images' builds it" >&2; exit 1; }
 	@server=$$($(COMPOSE) ps -q mlflow); while :; do \
 	  state=$$(docker inspect --format '{{.State.Status}} {{.State.Health.Status}}' "$$server"); \
 	  case "$$state" in \

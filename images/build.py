@@ -58,6 +58,17 @@ class Docker:
             unwanted = "label=tzrec-pipelines.intermediate=true"
             _run([self.path, "image", "prune", "--force", f"--filter={unwanted}"])
 
+    def remove_others(self, image: str) -> None:
+        """Removes images of the same name up to the last hyphen, as far as nothing uses them."""
+        repository, _, tag = image.partition(":")
+        name, _, _ = tag.rpartition("-")
+        command = [self.path, "images", "--format={{.Tag}}", repository]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False)
+        others = {other for other in listed.stdout.split() if other.rpartition("-")[0] == name}
+        for other in sorted(others - {tag}):
+            command = [self.path, "rmi", f"{repository}:{other}"]
+            subprocess.run(command, capture_output=True, check=False)
+
     def find(self, image: str) -> tuple[str, int] | None:
         """Returns the ID and size of an image in bytes; None if it is not here."""
         command = [self.path, "image", "inspect", image]
@@ -91,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         choices=["buildkit", "legacy"],
         help="default: buildkit, if any docker on the PATH has it",
     )
-    parser.add_argument("--python", type=Path, default=sys.executable, help="with uv")
+    parser.add_argument("--python", type=Path, default=sys.executable, help="with uv and hatchling")
     arguments = parser.parse_args(argv)
     unknown = sorted(set(arguments.images) - set(IMAGES))
     if unknown:
@@ -117,12 +128,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             if image == "runtime":
                 facts["ACCEL"] = accel
             docker.build(name, f"{image}.Dockerfile", code, facts)
+            docker.remove_others(packages)  # of former lock files
             built.append((name, *docker.inspect(name), time.monotonic() - started))
     width = max(len(name) for name, *_ in built)
-    print(f"{'image':{width}}  {'id':19}  {'MB':>6}  {'over base':>9}  {'seconds':>7}")
+    print(f"{'image':{width}}  {'digest':71}  {'MB':>6}  {'over base':>9}  {'seconds':>7}")
     for name, digest, size, seconds in built:
         over_base = (size - base_size) / 1e6
-        print(f"{name:{width}}  {digest[:19]}  {size / 1e6:6.0f}  {over_base:9.0f}  {seconds:7.1f}")
+        print(f"{name:{width}}  {digest}  {size / 1e6:6.0f}  {over_base:9.0f}  {seconds:7.1f}")
 
 
 def _docker(builder: str | None) -> Docker:
@@ -168,7 +180,7 @@ def _base(docker: Docker, wanted: str) -> str:
 def _pull(docker: Docker, image: str) -> bool:
     """Returns whether an image could be pulled; says why if not."""
     try:
-        command = [docker.path, "pull", "--quiet", image]
+        command = [docker.path, "pull", "--quiet", "--platform=linux/amd64", image]
         pulled = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=PULL_SECONDS
         )
@@ -277,13 +289,17 @@ def _install(lock: Path, accel: str, python: Path, folder: Path) -> None:
     _run(command)
     # Its scripts name this machine's Python; modules do without: python3 -m mlflow.
     shutil.rmtree(folder / "bin", ignore_errors=True)
+    (folder / ".lock").unlink(missing_ok=True)  # uv's own
 
 
 def _wheel_of_the_code(python: Path, folder: Path) -> str:
-    """Builds the wheel of this checkout into a folder and returns its version."""
+    """Builds the wheel of this checkout into a folder and returns its version.
+
+    The environment has what builds it: a change of the code needs no network.
+    """
     _run([
         str(python), "-m", "uv", "build", "--quiet", "--wheel", f"--out-dir={folder}",
-        str(CHECKOUT),
+        "--offline", "--no-build-isolation", f"--python={python}", str(CHECKOUT),
     ])  # fmt: skip
     [wheel] = folder.glob("*.whl")
     return wheel.name.split("-")[1]

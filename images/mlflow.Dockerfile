@@ -13,9 +13,9 @@ EXPOSE 5000
 CMD ["python3", "-m", "mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1", \
      "--backend-store-uri", "sqlite:////mlflow/mlflow.db", \
      "--serve-artifacts", "--artifacts-destination", "/mlflow/artifacts"]
-# Making its tables takes a slow machine a minute.
+# Making its tables takes a slow machine a minute. A proxy is not for a container's own address.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-  CMD ["python3", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:5000/health', timeout=4)"]
+  CMD ["python3", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:5000/health', timeout=4)"]
 ARG BASE
 ARG VERSION
 ARG REVISION

@@ -5,7 +5,11 @@ ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS installer
 LABEL tzrec-pipelines.intermediate=true
-RUN python3 -m venv --without-pip /opt/venv
+RUN python3 -c "import platform, sys; \
+found = 'Python %d.%d on %s' % (*sys.version_info[:2], platform.machine()); \
+wanted = 'Python 3.11 on x86_64'; \
+sys.exit(found != wanted and 'error: the packages are for ' + wanted + ', the base has ' + found)" \
+ && python3 -m venv --without-pip /opt/venv
 COPY . /opt/venv/lib/python3.11/site-packages/
 # Without what nobody runs in these images: headers for a compiler, tests of libraries, servers.
 RUN cd /opt/venv/lib/python3.11/site-packages \
@@ -16,7 +20,10 @@ RUN cd /opt/venv/lib/python3.11/site-packages \
  # The file system is read-only: whatever has no bytecode now is compiled by every process anew.
  # One file of torch is for later Pythons.
  && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
-      -x py312_intrinsics .
+      -x py312_intrinsics . \
+ # Of files that came with the rights of another umask: everybody's to read, root's to write.
+ && find . ! -type l \( ! -perm -444 -o -perm -100 ! -perm -011 -o -perm /022 \) \
+      -exec chmod a+rX,go-w {} +
 
 FROM ${BASE}
 # A base may bring its own pip; these images have none.

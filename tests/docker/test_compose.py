@@ -24,6 +24,7 @@ STEPS = ("prepare_data", "train", "evaluate", "select_best", "export")
 # One checkpoint: a test that evaluates several takes twice as long and shows no more.
 EDITS = '{"train_config.save_checkpoints_steps": 1000}'
 PASSWORD = secrets.token_hex(16)
+PROXY = "http://127.0.0.1:1"
 RIGHTS = """
 import json, os
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -43,14 +44,21 @@ class Compose:
 
     def __init__(self, folder: Path) -> None:
         self.runs, self.data = folder / "runs", folder / "data"
-        for path in (self.runs, self.data):
+        for path in (self.runs, self.data, folder / "docker"):
             path.mkdir()
+        # Docker's client then gives every container a proxy, and nobody is there.
+        proxies = {"default": {"httpProxy": PROXY, "httpsProxy": PROXY}}
+        (folder / "docker" / "config.json").write_text(json.dumps({"proxies": proxies}))
         self.runs.chmod(0o777)
         self.project = f"tzrec-test-{secrets.token_hex(4)}"
         self.env = {
             **os.environ,
             "COMPOSE_PROJECT_NAME": self.project,
+            "CUDA_VISIBLE_DEVICES": "",
+            "DOCKER_CONFIG": str(folder / "docker"),
             "MLFLOW_PORT": "0",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": "mlflow.example:*",
+            "MLFLOW_TRACKING_URI": "sqlite:///of-this-machine.db",
             "MLFLOW_TRACKING_USERNAME": "somebody",
             "MLFLOW_TRACKING_PASSWORD": PASSWORD,
             "OMP_NUM_THREADS": "1",
@@ -59,7 +67,8 @@ class Compose:
             "TZREC_DEMO_ROWS": "6000",
             "TZREC_SHM_SIZE": "512m",
         }
-        self.env.pop("MLFLOW_TRACKING_URI", None)
+        for name in ("NO_PROXY", "no_proxy", "TZREC_MLFLOW_URI"):
+            self.env.pop(name, None)
         self.said = ""
 
     def run(self, *arguments: str) -> str:
@@ -181,6 +190,40 @@ def test_mlflow_shows_its_page_to_this_machine_only(compose):
     assert compose.mlflow.startswith("http://127.0.0.1:")
 
 
+def test_a_name_for_browsers_is_added_to_those_by_which_steps_reach_mlflow(compose, in_compose):
+    request = urllib.request.Request(compose.mlflow, headers={"Host": "mlflow.example:5000"})
+    with urllib.request.urlopen(request) as page:
+        assert page.status == 200
+
+
+def test_a_proxy_of_dockers_settings_is_not_for_mlflow(compose, in_compose):
+    program = "import os; print([os.environ[n] for n in ('HTTP_PROXY', 'NO_PROXY', 'no_proxy')])"
+    said = compose.run(
+        *COMPOSE, "run", "--rm", "-T", "--entrypoint", "python3", "train", "-c", program
+    )
+
+    exceptions = "localhost,127.0.0.1,mlflow"
+    assert said.splitlines()[-1] == str([PROXY, exceptions, exceptions])
+
+
+def test_an_image_that_is_not_there_is_not_pulled_and_is_said_with_what_builds_it(compose):
+    image = "tzrec-pipelines/none:0"
+    images = {"TZREC_IMAGE": image, "TZREC_MLFLOW_IMAGE": image}
+    env = {**compose.env, **images, "COMPOSE_PROJECT_NAME": f"{compose.project}-missing"}
+    said = []
+    try:
+        for command in (["make", "up"], [*COMPOSE, "run", "--rm", "-T", "train", "--help"]):
+            ended = subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+            assert ended.returncode != 0
+            said.append(ended.stdout + ended.stderr)
+    finally:
+        subprocess.run([*COMPOSE, "down", "--volumes"], env=env, check=False)
+
+    assert "'make images' builds it" in said[0]
+    assert "run-make-images-first" in said[1]
+    assert not any("pull" in one.lower() for one in said)
+
+
 def test_a_step_has_no_rights(compose):
     said = compose.run(
         *COMPOSE, "run", "--rm", "-T", "--entrypoint", "python3", "train", "-c", RIGHTS
@@ -196,7 +239,8 @@ def test_a_step_has_no_rights(compose):
     }
 
 
-def test_every_service_is_confined(compose):
+@pytest.fixture(scope="module")
+def services(compose):
     # Not by compose.run: it prints the environment, as is its purpose.
     shown = subprocess.run(
         [*COMPOSE, "--profile", "steps", "config"],
@@ -204,15 +248,22 @@ def test_every_service_is_confined(compose):
         stdout=subprocess.PIPE,
         check=True,
     ).stdout
-    config = yaml.safe_load(shown)
+    return yaml.safe_load(shown)["services"]
 
-    assert set(config["services"]) == {"mlflow", "demo", *STEPS}
-    for name, service in config["services"].items():
+
+def test_every_service_is_confined(services):
+    assert set(services) == {"mlflow", "demo", *STEPS}
+    for name, service in services.items():
         assert service["user"] == "1000:1000", name
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["image"].endswith(f":{version('tzrec-pipelines')}"), name
+        assert service["pull_policy"] == "never", name
+
+
+def test_steps_see_the_gpus_that_the_caller_sees(services):
+    assert {services[step]["environment"]["CUDA_VISIBLE_DEVICES"] for step in STEPS} == {""}
 
 
 def test_steps_get_what_a_cluster_takes_from_secrets_and_the_docs_name_all_of_it():
@@ -303,6 +354,7 @@ def test_down_keeps_what_mlflow_knows(compose, in_compose):
 def test_clean_deletes_the_volumes(compose, tmp_path):
     """In a folder of its own: it deletes more than volumes."""
     shutil.copy("docker-compose.yaml", tmp_path)
+    (tmp_path / "images").mkdir()  # where an image that is missing would be built
     env = {**compose.env, "COMPOSE_PROJECT_NAME": f"{compose.project}-clean"}
     env = {name: env[name] for name in env if name not in ("TZREC_RUNS", "TZREC_DATA")}
     label = f"label=com.docker.compose.project={env['COMPOSE_PROJECT_NAME']}"

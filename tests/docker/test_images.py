@@ -1,6 +1,8 @@
 """The images that ``make images`` has built: what is in them, what is not, what they may do."""
 
+import base64
 import gzip
+import io
 import json
 import os
 import re
@@ -8,13 +10,18 @@ import secrets
 import subprocess
 import sys
 import tarfile
+import threading
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from components import steps
+from images import build
 
 pytestmark = pytest.mark.docker
 
@@ -47,6 +54,9 @@ print(json.dumps({
     "not_compiled": [str(p) for name in ("tzrec_core", "components")
                      for p in (packages / name).glob("**/*.py")
                      if not list((p.parent / "__pycache__").glob(p.stem + ".*.pyc"))],
+    "rights": [str(Path(folder) / name)  # too few for the user, too many for others
+               for folder, folders, files in os.walk(sys.prefix) for name in (*folders, *files)
+               if (mode := os.stat(Path(folder) / name).st_mode) & 0o444 != 0o444 or mode & 0o022],
     "writable_home": os.access(os.environ["HOME"], os.W_OK),
 }))
 """
@@ -100,6 +110,7 @@ def test_a_container_has_no_rights(seen):
     assert seen["capabilities"] == [0, 0, 0]
     assert seen["read_only"]
     assert seen["elevated"] == []
+    assert seen["rights"] == []
     assert seen["writable_home"]
 
 
@@ -156,9 +167,14 @@ def test_the_labels_say_what_the_image_was_made_of(image, described):
         key.removeprefix("org.opencontainers.image."): value
         for key, value in described["Config"]["Labels"].items()
     }
-    commit = subprocess.run(
-        ["git", "log", "-1", "--format=%H %cI"], capture_output=True, text=True, check=False
-    ).stdout.split()
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=False
+        ).stdout.split()
+
+    dirty = "-dirty" if git("status", "--porcelain") else ""
+    commit = git("log", "-1", f"--format=%H{dirty} %cI")
 
     assert labels["title"].startswith("TZRec Pipelines: ")
     assert labels["version"] == version("tzrec-pipelines")
@@ -194,9 +210,9 @@ def test_nothing_of_this_machine_is_in_an_image(image, described):
     assert not re.search(r"PIP_|https?://[^/]*@", told)
 
 
-def saved(image: str) -> Iterator[bytes]:
+def saved(name: str) -> Iterator[bytes]:
     """Yields what an image consists of: its layers, uncompressed, its config and its manifest."""
-    command = ["docker", "save", name_of(image)]
+    command = ["docker", "save", name]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE) as saving,
         tarfile.open(fileobj=saving.stdout, mode="r|") as parts,
@@ -224,11 +240,157 @@ def test_secrets_of_the_environment_of_a_build_are_in_no_layer():
     wanted = {value.encode(): name for name, value in canaries.items()}
     wanted |= {proxy.encode(): "FTP_PROXY", code: "the code", revision: "the environment"}
 
-    found = {wanted[one] for part in saved("launcher") for one in wanted if one in part}
+    found = {wanted[one] for part in saved(name_of("launcher")) for one in wanted if one in part}
 
     assert found == {"the code", "the environment"}
     said = built.stdout + built.stderr
     assert not any(one in said for one in wanted if one not in (code, revision))
+
+
+class PrivateIndex(BaseHTTPRequestHandler):
+    """An index of one package, for those who know the password."""
+
+    password = secrets.token_hex(16)
+
+    def do_GET(self):
+        known = base64.b64encode(f"somebody:{self.password}".encode()).decode()
+        if self.headers.get("Authorization") != f"Basic {known}":
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", "Basic")
+            self.end_headers()
+        else:
+            is_page = self.path == "/simple/tiny/"
+            self.send_response(200 if is_page or self.path == f"/{TINY}" else 404)
+            self.send_header("Content-Type", "text/html" if is_page else "application/zip")
+            self.end_headers()
+            page = f"<a href='/{TINY}'>{TINY}</a>".encode()
+            self.wfile.write(page if is_page else wheel())
+
+    def log_message(self, *_):
+        pass
+
+
+TINY = "tiny-1.0-py3-none-any.whl"
+
+
+def wheel() -> bytes:
+    file = io.BytesIO()
+    about = "tiny-1.0.dist-info"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("tiny.py", "TINY = 'the package'")
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+        archive.writestr(f"{about}/RECORD", "tiny.py,,\n")
+    return file.getvalue()
+
+
+@pytest.fixture
+def client():
+    return build._docker(None)
+
+
+@pytest.fixture
+def base():
+    label = "org.opencontainers.image.base.name"
+    facts = f'--format={{{{index .Config.Labels "{label}"}}}}'
+    return docker("image", "inspect", facts, name_of("launcher")).strip()
+
+
+@contextmanager
+def removed(*names: str):
+    """Removes images at the end, those that are there."""
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "rmi", "--force", *names], capture_output=True, check=False)
+
+
+def test_the_password_of_an_index_is_in_no_layer_of_what_was_installed_from_it(
+    tmp_path, monkeypatch, capfd, client, base
+):
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "launcher.lock").write_text("tiny==1.0\n")
+    monkeypatch.setattr(build, "CHECKOUT", tmp_path)
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("UV_NO_CONFIG", "1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    secret = PrivateIndex.password.encode()
+    with ThreadingHTTPServer(("127.0.0.1", 0), PrivateIndex) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        index = f"http://somebody:{PrivateIndex.password}@127.0.0.1:{server.server_port}/simple"
+        monkeypatch.setenv("UV_DEFAULT_INDEX", index)
+        packages = build._packages(client, "launcher", "cpu", base, Path(sys.executable))
+        server.shutdown()
+
+    with removed(packages):
+        wanted = (secret, b"TINY = 'the package'")
+        found = {one for part in saved(packages) for one in wanted if one in part}
+    assert found == {b"TINY = 'the package'"}
+    assert PrivateIndex.password not in "".join(capfd.readouterr())
+
+
+def test_what_was_installed_under_a_strict_umask_is_readable_and_nothing_is_everybodys(
+    tmp_path, client, base
+):
+    modes = {"strict": 0o700, "strict/__init__.py": 0o600, "open.py": 0o666, "strict/run": 0o700}
+    (tmp_path / "strict").mkdir()
+    for name, mode in modes.items():
+        if name != "strict":
+            (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(mode)
+    tag = f"tzrec-pipelines/test:{secrets.token_hex(4)}"
+    look = (
+        "import json, os, strict\nfolder = '/opt/venv/lib/python3.11/site-packages/'\n"
+        f"print(json.dumps([os.stat(folder + name).st_mode & 0o777 for name in {list(modes)}]))"
+    )
+
+    with removed(tag):
+        client.build(tag, "packages.Dockerfile", tmp_path, {"BASE": base})
+        seen = docker("run", "--rm", "--network=none", tag, "python3", "-c", look)
+
+    assert json.loads(seen) == [0o755, 0o644, 0o644, 0o755]
+
+
+def test_a_base_with_another_python_is_refused_before_anything_is_copied_to_it(
+    tmp_path, client, base, capfd
+):
+    python = docker("run", "--rm", "--network=none", base, "sh", "-c", "command -v python3").strip()
+    program = "import sys; sys.version_info = (3, 12, 1); exec(sys.argv[1])"
+    (tmp_path / "python3").write_text(f"#!/bin/sh\nexec {python} -c '{program}' \"$2\"\n")
+    (tmp_path / "python3").chmod(0o755)
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {base}\nCOPY python3 /other/\nENV PATH=/other:/usr/local/bin:/usr/bin:/bin\n"
+    )
+    tag, unwanted = (f"tzrec-pipelines/test:{secrets.token_hex(4)}" for _ in range(2))
+
+    with removed(tag, unwanted):
+        docker("build", "--network=none", f"--tag={tag}", str(tmp_path))
+        with pytest.raises(build.BuildError):
+            client.build(unwanted, "packages.Dockerfile", tmp_path, {"BASE": tag})
+
+    said = "".join(capfd.readouterr())
+    assert "the packages are for Python 3.11 on x86_64, the base has Python 3.12 on" in said
+
+
+def test_packages_of_former_lock_files_are_removed_unless_they_are_in_use(base):
+    names = ("launcher-000000000000", "launcher-used00000000", "launcher-cuda-000000000000")
+    former, used, other = tags = [f"tzrec-pipelines/packages:{name}" for name in names]
+    container = f"tzrec-test-{secrets.token_hex(4)}"
+
+    with removed(*tags):
+        for tag in tags:
+            text = f"FROM {base}\nLABEL test={secrets.token_hex(8)}\n"
+            docker("build", "--network=none", f"--tag={tag}", "-", text=text)
+        docker("create", f"--name={container}", used)
+        try:
+            subprocess.run([sys.executable, "images/build.py", "launcher"], check=True)
+            format_ = "--format={{.Repository}}:{{.Tag}}"
+            found = set(docker("images", format_, "tzrec-pipelines/packages").split())
+        finally:
+            docker("rm", container)
+
+    assert former not in found
+    assert {used, other} <= found
 
 
 @pytest.mark.parametrize(

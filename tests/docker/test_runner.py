@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mlflow import MlflowClient
 from components.container import EXECUTOR_MARKER
 from components.images import RUNTIME_IMAGE
 from components.steps import StepFailedError
-from pipelines.local import mlflow_server, runner
+from pipelines.local import docker_runner, runner
 from pipelines.local.docker_runner import containers
 from tests.pipeline_inputs import CONFIG, write_click_logs
 from tzrec_core.run_dir import RunDir
@@ -106,6 +105,7 @@ def test_a_step_has_the_rights_and_the_folders_it_needs_and_no_others(
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s3cret-of-mlflow")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret-of-s3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("UNRELATED", "1")
     for name in ("given.txt", "named.txt", "certificate.pem", "neither.txt"):
         (tmp_path / name).write_text(name)
@@ -135,6 +135,7 @@ def test_a_step_has_the_rights_and_the_folders_it_needs_and_no_others(
     assert seen["cwd"] == str(tmp_path)
     assert seen["env"].items() >= {**env, "MLFLOW_TRACKING_PASSWORD": "s3cret-of-mlflow"}.items()
     assert seen["env"]["AWS_SECRET_ACCESS_KEY"] == "s3cret-of-s3"
+    assert seen["env"]["CUDA_VISIBLE_DEVICES"] == ""
     assert "UNRELATED" not in seen["env"]
     assert "s3cret" not in "".join(capfd.readouterr())
     assert {path.stat().st_uid for path in (tmp_path / "run").glob("kfp/*/*")} <= {owner}
@@ -239,6 +240,23 @@ def test_a_store_that_containers_cannot_reach_is_an_error_without_its_password(
     assert "s3cret" not in str(raised.value)
 
 
+def test_an_engine_with_a_network_of_its_own_is_an_error_before_the_first_step(
+    yaml, tmp_path, monkeypatch
+):
+    rights = docker_runner._rights
+    monkeypatch.setattr(
+        docker_runner, "_rights", lambda *given: {**rights(*given), "network_mode": "bridge"}
+    )
+    code = "open(values['run_dir'] + '/begun', 'w')"
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+
+    with pytest.raises(StepFailedError, match=r"^step failed: containers do not reach MLflow at "):
+        run(yaml, tmp_path / "run", code, env={"MLFLOW_TRACKING_URI": store})
+
+    assert not (tmp_path / "run" / "begun").exists()
+    assert not ours(tmp_path / "run")
+
+
 SLOW = """
 import signal, time
 def stop(*_):
@@ -276,7 +294,7 @@ def started(yaml, run_dir, code):
         process.communicate()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_interrupted_lets_its_step_save_and_leaves_no_container(yaml, tmp_path, sent):
     with started(yaml, tmp_path / "run", SLOW) as process:
         assert len(ours(tmp_path / "run")) == 1
@@ -333,7 +351,12 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     write_click_logs(folder / "clicks" / "part-0.parquet", num_rows=2000, seed=0)
     (folder / "small.config").write_text(CONFIG)
+    (folder / "settings").mkdir()
+    # Containers get a proxy, and nobody is there; MLflow is reached past it.
+    proxies = {"default": {"httpProxy": "http://127.0.0.1:1"}}
+    (folder / "settings" / "config.json").write_text(json.dumps({"proxies": proxies}))
     env = {"MLFLOW_TRACKING_URI": "", "CUDA_VISIBLE_DEVICES": ""}
+    env["DOCKER_CONFIG"] = str(folder / "settings")
     for name in ("subprocess", "docker"):
         finished(
             folder, "run", f"--runner={name}", "pipeline_config=small.config", "num_processes=2",
@@ -375,44 +398,3 @@ def test_both_are_tracked_in_the_same_local_store(runs):
 
 def artifacts(client, run):
     return [file.path for file in client.list_artifacts(run.info.run_id)]
-
-
-def test_a_local_store_is_served_until_the_process_that_serves_it_is_gone(tmp_path):
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    program = (
-        "import sys\nfrom pipelines.local import mlflow_server\n"
-        "with mlflow_server.served(sys.argv[1]) as address:\n"
-        "    print(address, flush=True)\n    sys.stdin.read()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, store],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    address = process.stdout.readline().strip()
-    with urllib.request.urlopen(f"{address}/health") as answer:
-        assert answer.status == 200
-    place = MlflowClient(address).get_experiment(MlflowClient(address).create_experiment("x"))
-    # Where a run without a server would have its files, too.
-    assert place.artifact_location.startswith(f"file://{tmp_path}/mlartifacts")
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-    # The port is free again: only then can a second server have it.
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=1)
-        except OSError:
-            break
-        signal.sigtimedwait([], 0.1)
-    else:
-        pytest.fail("the server goes on")
-
-
-def test_a_store_that_cannot_be_served_is_an_error_with_the_servers_reason(tmp_path):
-    (tmp_path / "mlflow.db").write_text("this is no database")
-
-    with (
-        pytest.raises(ValueError, match=r"no MLflow server can be started for sqlite:///.*: "),
-        mlflow_server.served(f"sqlite:///{tmp_path}/mlflow.db"),
-    ):
-        pass

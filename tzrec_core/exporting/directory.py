@@ -47,7 +47,10 @@ def resolve(folder: Path) -> Path:
     where = json.loads(reference.read_text())
     model = Path(where["path"]) / MODEL_FILE
     if not model.is_file():
-        raise ValueError(f"the model was registered by reference, but {model} is not there")
+        raise ValueError(
+            f"the model was registered by reference, but {model} is not there; "
+            f"`--runner docker` shows it to containers with `--mount {model.parent}`"
+        )
     if digest(model) != where["sha256"]:
         raise ValueError(f"the model was registered by reference, but {model} is another one now")
     return model.parent

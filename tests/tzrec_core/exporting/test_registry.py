@@ -240,7 +240,7 @@ def test_a_reference_to_what_is_gone_or_has_changed_is_refused(exported, tmp_pat
     where = {"path": str(tmp_path), "sha256": "0" * 64}
     (tmp_path / "reference.json").write_text(json.dumps(where))
 
-    with pytest.raises(ValueError, match=r"scripted_model\.pt is not there"):
+    with pytest.raises(ValueError, match=rf"model\.pt is not there; .*--mount {tmp_path}`"):
         mlflow_of(tmp_path)
     model.write_bytes((exported / "export" / "scripted_model.pt").read_bytes())
     with pytest.raises(ValueError, match=r"scripted_model\.pt is another one now"):
