@@ -8,23 +8,14 @@ from kfp.dsl.pipeline_channel import PipelineParameterChannel as Parameter
 from components import secrets, volume
 from components.autoscalers import LEAVE_ALONE
 from components.images import PULL_SECRETS, RUNTIME_IMAGE
-from components.launch_train.job import MAX_SECONDS
+from pipelines import attempts
 
 _UID = 1000  # of the images
-_DAY = 24 * 60 * 60
-_TIMEOUTS = {
-    "prepare-data": 2 * _DAY,
-    "train": 14 * _DAY,
-    "launch-train": MAX_SECONDS,
-    "evaluate": 2 * _DAY,
-    "select-best": _DAY // 2,
-    "export": _DAY // 2,
-}
-"""Seconds after which a step that hangs is ended, and tried again."""
 _ON_ACCELERATORS = {"train", "evaluate"}
-_NUM_RETRIES = 2
-_PAUSES = 60 * 60
-"""More than the seconds between all attempts."""
+_PAUSE_SECONDS = 60
+"""Before a step is tried again for the first time; later it is twice as long each time."""
+_PENDING_SECONDS = 24 * 60 * 60
+"""What an attempt may wait for a node, which no timeout counts."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +48,26 @@ def configure(task: dsl.PipelineTask, settings: Settings) -> None:
     kubernetes.set_security_context(task, run_as_user=_UID, run_as_group=_UID, run_as_non_root=True)
     for name, value in LEAVE_ALONE.items():
         kubernetes.add_pod_annotation(task, name, value)
-    kubernetes.set_timeout(task, _TIMEOUTS[task.name])
+    timeout = attempts.timeouts()[task.name.replace("-", "_")]
+    kubernetes.set_timeout(task, timeout)
     # Each step finds its own finished work in run_dir: to be tried again costs little, and to be
     # found in KFP's cache would leave run_dir empty.
+    retries = attempts.retries()
     task.set_retry(
-        _NUM_RETRIES,
-        backoff_duration="60s",
+        retries,
+        backoff_duration=f"{_PAUSE_SECONDS}s",
         backoff_factor=2.0,
-        backoff_max_duration=f"{_all_attempts(_TIMEOUTS[task.name])}s",
+        backoff_max_duration=f"{_all_attempts(timeout, retries)}s",
     )
     task.set_caching_options(False)
 
 
-def _all_attempts(timeout: int) -> int:
-    """Returns after how many seconds, counted from the first attempt, the last one must be over.
+def _all_attempts(timeout: int, retries: int) -> int:
+    """Returns more than the seconds that all attempts of a step, and the pauses, may take.
 
     Argo ends whatever is tried again by then; kfp's own limit is one hour.
     """
-    return (1 + _NUM_RETRIES) * timeout + _PAUSES
+    return (1 + retries) * (timeout + _PENDING_SECONDS) + (_PAUSE_SECONDS << retries)
 
 
 def _mount(task: dsl.PipelineTask, settings: Settings) -> None:

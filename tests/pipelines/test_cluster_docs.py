@@ -8,6 +8,7 @@ import pytest
 
 from components import secrets
 from components.launch_train.settings import Settings as WorkerSettings
+from pipelines import attempts
 from pipelines.arguments import check_workers, typed_arguments
 from pipelines.training import training
 
@@ -30,6 +31,12 @@ def first_column(text):
 
 def test_the_table_has_all_parameters_and_no_other():
     assert first_column(section("Parameters")) == {*INPUTS}
+
+
+def test_the_variables_that_the_compiler_reads_are_in_a_table():
+    known = {attempts.RETRIES_VARIABLE, attempts.TIMEOUTS_VARIABLE}
+
+    assert first_column(section("What is compiled in")) >= known
 
 
 def test_everything_that_workers_may_be_told_is_in_the_table():

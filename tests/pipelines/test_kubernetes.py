@@ -173,8 +173,7 @@ def test_images_and_pull_secrets_are_named_by_the_environment(tmp_path):
     path = tmp_path / "pipeline.yaml"
     env = {"TZREC_IMAGE": "r/x@sha256:1", "TZREC_LAUNCHER_IMAGE": "r/y@sha256:2"}
     env |= {"TZREC_IMAGE_PULL_SECRETS": "one,two"}
-    command = [sys.executable, "-m", "pipelines", "compile", f"--output={path}"]
-    subprocess.run(command, env={**os.environ, **env}, check=True)
+    assert compile_with(env, path).returncode == 0
     pipeline, platform = yaml.safe_load_all(path.read_text())
 
     for name in STEPS:
@@ -187,6 +186,50 @@ def test_images_and_pull_secrets_are_named_by_the_environment(tmp_path):
         assert [one["secretName"] for one in pulled] == ["one", "two"]
         # launch_train hands them on.
         assert {"name": "TZREC_IMAGE_PULL_SECRETS", "value": "one,two"} in container["env"]
+
+
+def compile_with(env, output):
+    """Runs the command that compiles, in another environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", "compile", f"--output={output}"],
+        env={**os.environ, **env}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_retries_and_timeouts_are_set_by_the_environment(tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    env = {"TZREC_RETRIES": "5", "TZREC_TIMEOUTS": '{"launch_train": 7200}'}
+    assert compile_with(env, path).returncode == 0
+    pipeline, platform = yaml.safe_load_all(path.read_text())
+
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    seconds = {name: int(executors[f"exec-{name}"]["activeDeadlineSeconds"]) for name in STEPS}
+    assert seconds["launch-train"] == 7200
+    assert seconds["train"] == 14 * 24 * 3600
+    retries = pipeline["root"]["dag"]["tasks"]["prepare-data"]["retryPolicy"]
+    assert retries["maxRetryCount"] == 5
+    pauses = sum(60 * 2**i for i in range(5))
+    assert int(retries["backoffMaxDuration"][:-1]) >= 6 * seconds["prepare-data"] + pauses
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"TZREC_RETRIES": "-1"}, "TZREC_RETRIES must be a whole number, 0 or more, got '-1'"),
+        ({"TZREC_TIMEOUTS": "1h"}, "TZREC_TIMEOUTS is not JSON"),
+        ({"TZREC_TIMEOUTS": "[1]"}, "must be as"),
+        ({"TZREC_TIMEOUTS": '{"trian": 1}'}, "has no step 'trian'; there are prepare_data, train"),
+        ({"TZREC_TIMEOUTS": '{"train": "1h"}'}, "train must be a whole number of seconds"),
+        ({"TZREC_TIMEOUTS": '{"train": 0}'}, "train must be a whole number of seconds, got 0"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_told_in_one_line(tmp_path, env, message):
+    ended = compile_with(env, tmp_path / "pipeline.yaml")
+
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert ended.stderr.count("error: ") == 1
+    assert not (tmp_path / "pipeline.yaml").exists()
 
 
 def pod(container, platform, values):
