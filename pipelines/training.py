@@ -97,6 +97,7 @@ def training(
         launched = launch_train(
             run_dir=place,
             launcher=launcher,
+            pipeline_run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             num_workers=num_workers,
             num_processes=num_processes,
             image=RUNTIME_IMAGE,

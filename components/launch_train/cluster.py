@@ -134,7 +134,9 @@ class Cluster:
 
     def is_at_work(self, owner: Manifest) -> bool:
         """Returns whether the pod of a reference is there and has not ended."""
-        pod = self._look(lambda: self.read_pod(owner["name"]))
+        pod: client.V1Pod | None = self._ask(
+            lambda: self.read_pod(owner["name"]), missing=lambda _: None
+        )
         if pod is None or pod.metadata.uid != owner["uid"]:
             return False
         return pod.status.phase in ("Pending", "Running")

@@ -15,6 +15,7 @@ def launch_train(
     dataset: dsl.Input[dsl.Dataset],
     checkpoints: dsl.Output[dsl.Model],
     checkpoint_step: dsl.OutputPath(int),  # type: ignore[valid-type]
+    pipeline_run_id: str = "",
     num_workers: int = 1,
     num_processes: int = 1,
     image: str = "",

@@ -92,7 +92,7 @@ class Kind:
 
 
 def job_name(volume: str, run_dir: str) -> str:
-    """Returns the name of the one job that may train in a run directory, whoever makes it.
+    """Returns the name of the one job of its kind that trains in a run directory, whoever makes it.
 
     >>> job_name("tzrec-runs", "/runs/first")
     'tzrec-first-95ea4464'

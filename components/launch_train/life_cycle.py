@@ -81,7 +81,10 @@ class JobRun:
             KeyboardInterrupt: Likewise.
         """
         try:
-            if self._is_there(is_done) or not self._make(prepare):
+            is_new = False
+            while not is_new and not self._is_there(is_done):
+                is_new = self._make(prepare)
+            if not is_new:
                 self._adopt()
             self._follow(is_done)
         except (SystemExit, KeyboardInterrupt):
@@ -113,12 +116,13 @@ class JobRun:
         run, own = run_of(job), run_of(self._manifest)
         if run == own:
             return ""
-        for owner in job["metadata"].get("ownerReferences", []):
-            if self._cluster.is_at_work(owner):
-                raise StepFailedError(
-                    f"{self._title} is of pipeline run {run}, whose pod {owner['name']} is at "
-                    "work: one training at a time in a run directory"
-                )
+        owners = job["metadata"].get("ownerReferences", [])
+        if not owners or any(map(self._cluster.is_at_work, owners)):
+            pods = ", ".join(f"pod {owner['name']}" for owner in owners) or "another machine"
+            raise StepFailedError(
+                f"{self._title} is of pipeline run {run}, which watches it from {pods}: one "
+                "training at a time in a run directory; wait for its end, or delete it"
+            )
         return f"is of pipeline run {run}, whose launcher is gone"
 
     def _wait_until_gone(self) -> None:
@@ -140,8 +144,6 @@ class JobRun:
         is_new = self._cluster.create(self._kind, self._manifest)
         if is_new:
             log.info("Made %s in namespace %s", self._title, self._cluster.namespace)
-        else:
-            log.info("%s was made by someone else just now; following it", self._title)
         return is_new
 
     def _adopt(self) -> None:

@@ -45,6 +45,7 @@ def launch_train(
     *,
     run_dir: str,
     launcher: str,
+    pipeline_run_id: str = "",
     num_workers: int = 1,
     num_processes: int = 1,
     image: str = "",
@@ -61,6 +62,8 @@ def launch_train(
     Args:
         run_dir: A folder on the volume that prepare_data has filled; gets ``checkpoints``.
         launcher: The kind of job: pytorchjob or trainjob.
+        pipeline_run_id: What tells the attempts of one pipeline run from those of another; empty:
+            the one that ``run_dir`` has, which is its last.
         num_workers: Pods.
         num_processes: Ranks in each pod.
         image: Of the pods; by default the image of the pipeline's steps, $TZREC_IMAGE.
@@ -97,7 +100,7 @@ def launch_train(
     cluster = connect()
     job = Job(
         name=job_name(volume, str(place.path)),
-        run_id=info.pipeline_run_id,
+        run_id=pipeline_run_id or info.pipeline_run_id,
         namespace=cluster.namespace,
         image=image,
         command=["python3", "-u", "-m", "components.train.worker", f"--run_dir={place.path}"],

@@ -133,10 +133,11 @@ def test_nothing_is_cached_and_every_step_is_tried_again(pipeline):
 
 
 def test_the_steps_learn_which_pipeline_run_they_are_in(pipeline):
-    parameters = tasks(pipeline)["prepare-data"]["inputs"]["parameters"]
+    for step in ("prepare-data", "launch-train"):
+        parameters = tasks(pipeline)[step]["inputs"]["parameters"]
 
-    value = parameters["pipeline_run_id"]["runtimeValue"]["constant"]
-    assert value == dsl.PIPELINE_JOB_ID_PLACEHOLDER
+        value = parameters["pipeline_run_id"]["runtimeValue"]["constant"]
+        assert value == dsl.PIPELINE_JOB_ID_PLACEHOLDER
 
 
 def test_only_the_config_must_be_given(pipeline):

@@ -158,8 +158,7 @@ def test_what_a_server_finds_wrong_with_a_job_is_passed_on_at_once(cluster, stat
     assert len(cluster.requests("POST")) == 1
 
 
-def test_a_job_that_somebody_else_makes_at_the_same_time_is_followed(cluster, caplog):
-    # As it also is if the answer to the first of two requests was lost.
+def test_a_job_is_followed_if_the_answer_to_the_first_of_two_requests_was_lost(cluster, caplog):
     cluster.api[kmock.action.CREATE, cluster.resource] << kmock.KubernetesError(
         409, "AlreadyExists", f'pytorchjobs "{NAME}" already exists'
     )
@@ -167,7 +166,7 @@ def test_a_job_that_somebody_else_makes_at_the_same_time_is_followed(cluster, ca
 
     run(cluster)
 
-    assert any("was made by someone else just now" in line for line in told(caplog))
+    assert any("is there already, from an earlier attempt" in line for line in told(caplog))
     assert len(cluster.requests("POST")) == 1
 
 

@@ -2,6 +2,7 @@
 
 import signal
 
+import kmock
 import pytest
 
 from components.launch_train import life_cycle, replicas
@@ -233,11 +234,42 @@ def test_a_job_that_another_run_watches_is_left_alone(either):
     either.add_job(manifest(either, owner=owner, run_id="theirs"))
     either.script.append(begin(either))
 
-    with pytest.raises(StepFailedError, match="run theirs, whose pod theirs is at work: one tr"):
+    with pytest.raises(StepFailedError, match="theirs, which watches it from pod theirs: one tr"):
         run(either)
 
     assert not either.requests("DELETE")
     assert not either.requests("POST")
+
+
+def test_a_job_of_another_run_that_may_be_watched_from_anywhere_is_left_alone(either):
+    either.add_job(manifest(either, run_id="theirs"))
+    either.script.append(begin(either))
+
+    with pytest.raises(StepFailedError, match="run theirs, which watches it from another machine"):
+        run(either)
+
+    assert not either.requests("DELETE")
+
+
+def test_of_two_runs_that_make_a_job_at_once_one_is_refused(cluster):
+    def overtake(request):
+        if (
+            cluster.job(NAME)["metadata"].get("annotations", {}).get("tzrec.pipelines/run")
+            == "mine"
+        ):
+            owner = owner_of(cluster, "theirs", "Running")
+            theirs = manifest(cluster, owner=owner, run_id="theirs")
+            cluster.change_job(NAME, metadata=theirs["metadata"])
+        raise kmock.KubernetesError(409, "AlreadyExists", "already exists")
+
+    cluster.api[kmock.action.CREATE, cluster.resource] << overtake
+
+    with pytest.raises(StepFailedError, match="watches it from pod theirs"):
+        run(cluster, owner=owner_of(cluster, "mine", "Running"))
+
+    (owner,) = cluster.job(NAME)["metadata"]["ownerReferences"]
+    assert owner["name"] == "theirs"
+    assert not cluster.requests("DELETE")
 
 
 def test_a_job_that_somebody_deletes_is_an_error(cluster):

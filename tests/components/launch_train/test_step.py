@@ -1,5 +1,6 @@
 """The step over a prepared run directory, on a cluster whose jobs do what the test says."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -98,6 +99,18 @@ def test_a_success_without_the_word_of_rank_0_is_not_believed(here, place):
 
     with pytest.raises(StepFailedError, match="rank 0 has not come to the end"):
         launch(place)
+
+
+def test_a_retry_knows_its_job_though_another_run_was_prepared_meanwhile(here, place):
+    here.script.extend([begin(here), fail(here)])
+    with pytest.raises(StepFailedError):
+        launch(place, pipeline_run_id="first")
+    here.holds(name_of(place), "Running")
+    place.write_info(dataclasses.replace(place.read_info(), pipeline_run_id="second"))
+    here.script.extend([begin(here), train(place), succeed(here)])
+
+    assert launch(place, pipeline_run_id="first")["checkpoint_step"] == 8
+    assert len(here.requests("POST")) == 1
 
 
 def test_a_second_attempt_finds_the_finished_job(here, place):
