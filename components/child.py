@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import IO, NamedTuple
 
 NUM_KEPT_LINES = 2000
 MAX_DEAF_SECONDS = 1.0
 """How long to wait at once: a signal that comes just before a call blocks is handled after it."""
 
+# Also of a line that is to be written over; what follows a last one may be the rest of an end.
+_LINE_END = re.compile(r"(?<=\n)|(?<=\r)(?!\n|\Z)")
 _OWN_ERROR = "error: "
 _PYTHON_ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)(: .*)?")
 _TORCHRUN_ERROR = "torch.distributed.elastic"
@@ -50,7 +53,9 @@ def run(command: Sequence[str], *, env: Mapping[str, str]) -> Ended:
         # A terminal interrupts every process, and each then tells its own child to stop.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         process.terminate()
-        show(_chunks(process.stdout), lines)  # a full pipe would keep it from ending
+        with suppress(OSError):  # a terminal that was closed shows nothing any more
+            show(_chunks(process.stdout), lines)
+        deque(_chunks(process.stdout), maxlen=0)  # a full pipe would keep it from ending
         process.wait()
         raise
     finally:
@@ -90,8 +95,8 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     rest = ""
     for chunk in chunks:
-        *whole, rest = (rest + decoder.decode(chunk)).split("\n")
-        yield from (f"{line}\n" for line in whole)
+        *whole, rest = _LINE_END.split(rest + decoder.decode(chunk))
+        yield from whole
     rest += decoder.decode(b"", final=True)
     if rest:
         yield rest

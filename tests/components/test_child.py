@@ -1,4 +1,5 @@
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -89,6 +90,57 @@ def test_a_signal_that_comes_just_before_the_step_waits_is_handled_all_the_same(
 
     assert step.returncode == 143
     assert "saved" in output
+
+
+SAVING_TO_A_FILE = """
+import signal, sys, time
+def save(*_):
+    for signum in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    print("saving", flush=True)
+    time.sleep(1)
+    open({path!r}, "w").write("saved")
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGHUP, {on_hangup})
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("on_hangup", ["save", "signal.SIG_IGN"])
+def test_a_child_saves_although_the_terminal_of_its_step_was_closed(tmp_path, on_hangup):
+    """A shell tells all that it has started; a rank of torchrun has a session of its own."""
+    inner = SAVING_TO_A_FILE.format(path=str(tmp_path / "saved"), on_hangup=on_hangup)
+    terminal, end = pty.openpty()
+    step = subprocess.Popen(
+        [*PYTHON, STOPPING.format(inner=inner)], stdout=end, stderr=end, start_new_session=True
+    )
+    os.close(end)
+    shown = b""
+    while b"ready" not in shown:
+        shown += os.read(terminal, 1000)
+    os.close(terminal)
+    os.killpg(step.pid, signal.SIGHUP)
+    step.wait(timeout=30)
+
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_line_that_is_written_over_is_shown_before_it_ends(capsys):
+    pieces = iter([b"10%\r", b"20%", b"\r", b"done\r", b"\n"])
+    shown = []
+
+    def chunks():
+        for piece in pieces:
+            yield piece
+            shown.append(capsys.readouterr().out)
+
+    kept = deque()
+    child.show(chunks(), kept)
+
+    assert shown == ["", "10%\r", "", "20%\r", "done\r\n"]
+    assert list(kept) == ["10%\r", "20%\r", "done\r\n"]
 
 
 def test_lines_may_come_in_pieces_that_end_anywhere(capsys):

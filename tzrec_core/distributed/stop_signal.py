@@ -12,7 +12,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The signals that ask for an end; where ranks got different ones the first counts."""
 
 _ECHO_SECONDS = 2.0
@@ -30,7 +30,7 @@ class StopRequest:
     """Whether this process has been told to stop, and whether all ranks have agreed to.
 
     Attributes:
-        signum: SIGTERM or SIGINT, None as long as there was neither.
+        signum: Of ``STOPPING``; None as long as there was none of them.
         agreed: What ``batches_until`` has ended with; None as long as it has not.
     """
 
@@ -71,7 +71,7 @@ class _Interrupted(BaseException):
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Collects SIGTERM and SIGINT for the length of the ``with`` block.
+    """Collects the signals that ask for an end for the length of the ``with`` block.
 
     The first signal is only noted. After it an interrupt, or a SIGTERM that cannot be its echo,
     ends the process at once. In a thread other than the main one nothing changes: Python handles
@@ -87,6 +87,8 @@ def stop_requests() -> Iterator[StopRequest]:
     arriving.setblocking(False)
     watch = threading.Thread(target=_end_at_the_second, args=(arrivals,), daemon=True)
     handlers = {signum: signal.getsignal(signum) for signum in STOPPING}
+    if handlers[signal.SIGHUP] == signal.SIG_IGN:  # as nohup has it
+        del handlers[signal.SIGHUP]
     for signum in handlers:
         signal.signal(signum, request.notice)
     wakeup = signal.set_wakeup_fd(arriving.fileno(), warn_on_full_buffer=False)

@@ -29,7 +29,7 @@ def send(signum):
     os.kill(os.getpid(), signum)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_noted_and_afterwards_means_what_it_did_before(signum):
     before = signal.getsignal(signum)
 
@@ -40,6 +40,18 @@ def test_a_signal_is_noted_and_afterwards_means_what_it_did_before(signum):
         assert stop.signum == signum
         assert stop.next_of(iter([1])) is None
     assert signal.getsignal(signum) is before
+
+
+def test_under_nohup_a_terminal_that_is_closed_ends_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            send(signal.SIGHUP)
+
+            assert stop.signum is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_waiting_for_data_ends_when_the_signal_comes():
@@ -118,7 +130,11 @@ def code_of(ranks, signals):
 
 @pytest.mark.parametrize(
     ("signals", "code"),
-    [((None, signal.SIGINT), 130), ((signal.SIGINT, signal.SIGTERM), 143)],
+    [
+        ((None, signal.SIGINT), 130),
+        ((signal.SIGINT, signal.SIGTERM), 143),
+        ((signal.SIGHUP, None), 129),
+    ],
 )
 def test_all_ranks_end_with_the_signal_that_any_of_them_got(signals, code):
     assert run(code_of, 2, signals) == [code, code]
@@ -133,6 +149,7 @@ def test_all_ranks_end_with_the_signal_that_any_of_them_got(signals, code):
         # A launcher forwards what the whole group of processes has got already.
         (signal.SIGTERM, 0.0, signal.SIGTERM, None),
         (signal.SIGINT, 0.0, signal.SIGTERM, None),
+        (signal.SIGHUP, 0.0, signal.SIGTERM, None),
     ],
 )
 def test_a_second_signal_that_is_no_echo_ends_the_process_at_once(first, pause, second, ended_by):
