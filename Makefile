@@ -51,13 +51,16 @@ test-pages: setup ## Open reports in headless Chromium, which is installed with 
 	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium-headless-shell; }
 	$(BIN)/pytest -m pages $(PAGES_FLAGS)
 
-test-docker: setup images ## Run the images, docker-compose's services and the pipeline in Docker
+# What tests start are the images that run anywhere.
+test-docker: setup ## Run the images, docker-compose's services and the pipeline in Docker
+	@$(MAKE) --no-print-directory images IMAGE_ACCEL=cpu
 	$(BIN)/pytest -m docker tests/docker $(DOCKER_FLAGS)
 
 kubernetes: ## Build kube-apiserver, its controllers and etcd from Debian's sources, once, into ~/.cache
 	tests/cluster/build_kubernetes.sh
 
-test-cluster: setup images kubernetes ## Train on a real API server; workers are containers of the images
+test-cluster: setup kubernetes ## Train on a real API server; workers are containers of the images
+	@$(MAKE) --no-print-directory images IMAGE_ACCEL=cpu
 	$(BIN)/pytest -m cluster tests/cluster $(CLUSTER_FLAGS)
 
 lint: setup ## Check style, spelling and which floor imports which
@@ -76,8 +79,6 @@ typecheck: setup ## Run mypy
 demo: setup ## Generate 300k click logs and run the whole pipeline on them, here, without Docker
 	$(BIN)/python -m pipelines demo $(DEMO_FLAGS)
 
-# What they start are the images that run anywhere.
-test-docker test-cluster: IMAGE_ACCEL = cpu
 BUILD_FLAGS = --accel $(IMAGE_ACCEL) $(if $(BASE),--base $(BASE)) $(if $(BUILDER),--builder $(BUILDER))
 # Any environment can build any image: ACCEL is not for what is installed here.
 images: ## Build the container images (ACCEL=cpu|cuda, BASE=an image, BUILDER=buildkit|legacy, IMAGES=some)

@@ -21,17 +21,20 @@ _TIMEOUTS = {
     "export": _DAY // 2,
 }
 _RETRIES = 2
+_MAX_RETRIES = 10  # before that one, it waits for half a day
 
 
 def retries() -> int:
     """Returns how often a step that has failed is tried again.
 
     Raises:
-        ValueError: The environment has no whole number for it.
+        ValueError: The environment has no such number for it.
     """
     text = os.environ.get(RETRIES_VARIABLE) or str(_RETRIES)
-    if not text.isdecimal():
-        raise ValueError(f"{RETRIES_VARIABLE} must be a whole number, 0 or more, got {text!r}")
+    if not text.isdecimal() or int(text) > _MAX_RETRIES:
+        raise ValueError(
+            f"{RETRIES_VARIABLE} must be a whole number from 0 to {_MAX_RETRIES}, got {text!r}"
+        )
     return int(text)
 
 

@@ -83,14 +83,14 @@ class KfpServer:
         """Sends one request.
 
         Raises:
-            ValueError: The server refuses the request or its sender, or is no KFP server.
+            ValueError: The server refuses the request or its sender, or is no KFP server, or the
+                file has no token.
             ServerUnavailableError: The server does not answer, or answers that it cannot.
         """
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
         request = Request(self._host + _API + path, data, self._headers, method=method)
         if self._token:
-            token = self._token if isinstance(self._token, str) else self._token.read_text().strip()
-            request.add_header("Authorization", f"Bearer {token}")
+            request.add_header("Authorization", f"Bearer {self._read_token()}")
         try:
             with self._opener.open(request, timeout=_SECONDS) as response:
                 text = response.read()
@@ -104,6 +104,17 @@ class KfpServer:
         except ValueError:
             raise self._stranger() from None
         return answer
+
+    def _read_token(self) -> str:
+        if isinstance(self._token, str):
+            return self._token
+        try:
+            token = self._token.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"KFP's token cannot be read: {error}") from error
+        if not token:
+            raise ValueError(f"{self._token} has no token in it")
+        return token
 
     def _stranger(self, instead: str = "") -> ValueError:
         return ValueError(

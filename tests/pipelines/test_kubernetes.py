@@ -215,7 +215,8 @@ def test_retries_and_timeouts_are_set_by_the_environment(tmp_path):
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"TZREC_RETRIES": "-1"}, "TZREC_RETRIES must be a whole number, 0 or more, got '-1'"),
+        ({"TZREC_RETRIES": "-1"}, "TZREC_RETRIES must be a whole number from 0 to 10, got '-1'"),
+        ({"TZREC_RETRIES": "11"}, "TZREC_RETRIES must be a whole number from 0 to 10, got '11'"),
         ({"TZREC_TIMEOUTS": "1h"}, "TZREC_TIMEOUTS is not JSON"),
         ({"TZREC_TIMEOUTS": "[1]"}, "must be as"),
         ({"TZREC_TIMEOUTS": '{"trian": 1}'}, "has no step 'trian'; there are prepare_data, train"),

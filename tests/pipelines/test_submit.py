@@ -151,6 +151,17 @@ def test_a_token_that_is_replaced_in_its_file_is_read_anew(api, compiled, tmp_pa
     assert len(api.runs) == 3
 
 
+@pytest.mark.parametrize("text", [None, " \n"])
+def test_a_file_without_a_token_is_named_and_says_nothing_of_the_run(api, tmp_path, text):
+    file = tmp_path / "token"
+    if text is not None:
+        file.write_text(text)
+
+    with pytest.raises(ValueError, match=rf"{file}.*; run r7 goes on all the same"):
+        submit.wait(KfpServer(api.host, token=file), "r7", poll_seconds=0)
+    assert api.requests == []
+
+
 def test_a_token_that_expires_while_one_waits_does_not_mean_that_the_run_has_failed(api):
     api.failures = [401]
 

@@ -263,7 +263,7 @@ def free_port():
 
 
 class SlowWithModels(socketserver.BaseRequestHandler):
-    """Hands bytes on to the server at ``behind``, a request for a model's file after 2 seconds."""
+    """Hands bytes on to the server at ``behind``, a request for a model's file after 4 seconds."""
 
     behind = ("127.0.0.1", 0)
 
@@ -272,7 +272,7 @@ class SlowWithModels(socketserver.BaseRequestHandler):
             threading.Thread(target=hand_on, args=(behind, self.request), daemon=True).start()
             while sent := self.request.recv(1 << 16):
                 if b"scripted_model.pt HTTP/" in sent:
-                    time.sleep(2)
+                    time.sleep(4)
                 behind.sendall(sent)
 
 
@@ -296,7 +296,7 @@ def test_what_was_registered_on_a_slow_server_is_loaded_from_it(
         remote = MlflowClient()
         run_id = remote.create_run(remote.create_experiment("remote")).info.run_id
         # Patience is for files only: a server that does not answer is noticed soon.
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         put(remote, run_id, exported, name="remote")
         number, files = champion(remote, "remote", tmp_path)
