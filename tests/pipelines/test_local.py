@@ -191,6 +191,26 @@ def test_no_workspace_folder_is_left_and_the_run_dir_is_not_taken_for_one(
     assert (tmp_path / "run" / "first.json").exists()
 
 
+def interrupted(yaml, sent, **values):
+    """Sends a signal to a run as soon as a step is ready; returns its exit code and the rest."""
+    program = (
+        "import json, sys\nfrom pathlib import Path\nfrom components import steps\n"
+        "from pipelines.local import runner as local\n"
+        "values = json.loads(sys.argv[2])\n"
+        "steps.run(lambda argv: local.run(Path(sys.argv[1]), values, env={}))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, yaml, json.dumps(values)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line == "ready\n":
+            break
+    process.send_signal(sent)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_interrupted_stops_its_step(yaml, tmp_path, sent):
     code = textwrap.dedent("""
@@ -202,24 +222,10 @@ def test_a_run_that_is_interrupted_stops_its_step(yaml, tmp_path, sent):
         print("ready", flush=True)
         time.sleep(60)
     """)
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom components import steps\n"
-        "from pipelines.local import runner as local\n"
-        "values = {'run_dir': sys.argv[2], 'code': sys.argv[3]}\n"
-        "steps.run(lambda argv: local.run(Path(sys.argv[1]), values, env={}))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, yaml, tmp_path, code],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line == "ready\n":
-            break
-    process.send_signal(sent)
-    output, _ = process.communicate(timeout=60)
+    code_of_run, output = interrupted(yaml, sent, run_dir=str(tmp_path), code=code)
 
     assert "stopped" in output.splitlines()
-    assert process.returncode == 128 + sent
+    assert code_of_run == 128 + sent
 
 
 def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed():
@@ -389,24 +395,12 @@ def test_the_steps_of_a_loop_run_one_after_the_other_and_none_after_one_that_fai
 
 def test_a_loop_that_is_told_to_stop_starts_no_other_step(loop_yaml, tmp_path):
     code = "import time\nprint('ready', flush=True)\ntime.sleep(60)"
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom components import steps\n"
-        "from pipelines.local import runner as local\n"
-        "values = {'run_dir': sys.argv[2], 'code': sys.argv[3], 'parts': '[1, 2, 3]'}\n"
-        "steps.run(lambda argv: local.run(Path(sys.argv[1]), values, env={}))"
+    code_of_run, output = interrupted(
+        loop_yaml, signal.SIGTERM, run_dir=str(tmp_path), code=code, parts="[1, 2, 3]"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, loop_yaml, tmp_path, code],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line == "ready\n":
-            break
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
 
     assert "ready" not in output.splitlines()
-    assert process.returncode == 143
+    assert code_of_run == 143
 
 
 @dsl.pipeline(name="patient")
